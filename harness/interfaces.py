@@ -1,0 +1,289 @@
+"""The plug-in points: what a model, a dataset, a store and an index have to offer.
+
+Standard library and NumPy only. ``models``, ``stores``, ``harness.datasets`` and ``harness.metrics``
+know this module and ``harness.errors`` and nothing else of the engine; the engine knows the Protocols
+here and never imports ``models`` or ``stores``: a YAML ``_target_`` names them, so that a user's own
+class in their own package is loaded exactly as ours is.
+
+Construction is free: a constructor stores settings, checks them and imports nothing heavy, so that
+every YAML can be built with no download, GPU or server. ``load()`` and ``open()`` do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Modality = Literal["text", "image"]
+Metric = Literal["cosine", "ip", "l2"]
+Dtype = Literal["fp32", "fp16", "bf16"]
+Role = Literal["document", "query"]
+WeightsKind = Literal["pretrained", "local", "random"]
+
+Vectors = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Item = Any
+"""A decoded item: ``str`` for text, ``PIL.Image.Image`` in mode RGB for an image."""
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """Something a reader must know before trusting a number: what was seen and why it matters."""
+
+    code: str
+    """Short and stable, for filtering: ``random_vectors``, ``truncated``, ``unreadable_files`` …"""
+    text: str
+    """One or two sentences: what was seen, why it matters, what to do."""
+
+
+# ----------------------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's weights come from; decided before loading, part of every result."""
+
+    kind: WeightsKind
+    source: str
+    """Hub id, package or folder: what a reader would look for."""
+    path: str | None
+    """Local folder to load from; None for random weights and for those still to be downloaded."""
+    revision: str | None
+    """Hub commit, package version or None."""
+    fingerprint: str
+    """Hash that changes when the weights do: commit, package version, file contents, or the seed."""
+    note: str = ""
+    """Why these and not others, e.g. "hub not reachable, no local copy: random weights"."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a loaded model turned out to be."""
+
+    dim: int
+    parameters: int
+    """Number of weights."""
+    weights_fingerprint: str
+    """SHA-256 over the loaded parameters, hexadecimal."""
+    missing_keys: tuple[str, ...] = ()
+    unexpected_keys: tuple[str, ...] = ()
+    dtype: str = "fp32"
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch ready for the device: what `Model.prepare` makes and `Model.transfer` moves."""
+
+    inputs: Any
+    """Whatever the model's own `forward` takes."""
+    count: int
+    """Number of items, n."""
+    units: float
+    """The batch in the modality's own unit: real tokens (no padding) for text, images for images."""
+    truncated: int = 0
+    """How many of the items were cut to the model's maximum length."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """An embedding model, split so that its stages can be timed apart and overlapped.
+
+    ``prepare`` is CPU work on decoded items (tokenise, resize, normalise); ``transfer`` moves the
+    inputs to the device (returns them unchanged on a CPU); ``forward`` computes on the device and
+    may return before the device has finished; ``finish`` brings the result back.
+    """
+
+    @property
+    def modality(self) -> Modality: ...
+
+    @property
+    def dim(self) -> int:
+        """Declared dimension, checked against the loaded model by the audit."""
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the vectors are meant to have unit norm."""
+
+    @property
+    def unit(self) -> str:
+        """The modality's own unit for throughput: ``tokens`` or ``images``."""
+
+    @property
+    def gflop_per_item(self) -> float:
+        """Arithmetic of one typical item's forward pass, for time estimates only."""
+
+    def locate(self) -> Weights:
+        """Decide where the weights come from, without loading them and within 5 seconds."""
+
+    def load(self, weights: Weights, *, device: str, dtype: Dtype) -> ModelInfo:
+        """Load onto `device` ("cpu", "cuda:0", "mps") in exactly `dtype`, in inference mode."""
+
+    def prepare(self, items: Sequence[Item], *, role: Role = "document") -> Prepared: ...
+
+    def transfer(self, prepared: Prepared) -> Prepared: ...
+
+    def forward(self, prepared: Prepared) -> Any: ...
+
+    def finish(self, outputs: Any) -> Vectors:
+        """Return vectors of shape (n, dim), float32, in the order of the items."""
+
+
+# --------------------------------------------------------------------------------------- datasets
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset laid out on disk, small to pass between processes; made by `Dataset.materialise`.
+
+    Qrels map a query's number to its relevant documents' numbers and grades. Corpus and queries are
+    numbered 0 … n-1 in file order.
+    """
+
+    modality: Modality
+    name: str
+    corpus: Sequence[str]
+    """Text: the text itself. Images: the path of an image file."""
+    queries: Sequence[str]
+    qrels: Mapping[int, Mapping[int, int]] | None
+    fingerprint: str
+    """SHA-256 over the contents (for images the decoded source bytes), order and qrels."""
+    caveats: tuple[Caveat, ...] = ()
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    """Facts about the data for a reader: where it came from, sizes, counts of what was left out."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """A source of items, queries and, where there are any, relevance labels."""
+
+    @property
+    def modality(self) -> Modality: ...
+
+    @property
+    def corpus(self) -> int:
+        """Number of documents asked for."""
+
+    @property
+    def queries(self) -> int:
+        """Number of queries asked for."""
+
+    def materialise(self, folder: Path) -> Data:
+        """Make or read the data; files it has to write go into `folder`, which is empty.
+
+        Raises
+        ------
+        harness.errors.DataError
+            When nothing usable is left.
+        """
+
+
+# ----------------------------------------------------------------------------- indexes and stores
+
+
+@runtime_checkable
+class Index(Protocol):
+    """Settings of an index family: build parameters, search parameters and their ranges.
+
+    A frozen dataclass. Milvus's and FAISS's spellings of the parameters are the stores' business.
+    """
+
+    @property
+    def family(self) -> str:
+        """``FLAT``, ``HNSW``, ``IVF_FLAT`` …, as Milvus writes it."""
+
+    @property
+    def knob(self) -> str | None:
+        """The search parameter that trades recall for time, or None; its field holds a list of values."""
+
+    def violations(self, *, rows: int, dim: int, k: Sequence[int]) -> list[str]:
+        """Every rule that these settings break for such a corpus, one sentence each; empty if none."""
+
+    def build_params(self) -> dict[str, int | float]:
+        """Build parameters in this project's spelling, e.g. ``{"M": 16, "ef_construction": 200}``."""
+
+    def search_params(self) -> list[dict[str, int | float]]:
+        """One dict for each operating point, e.g. ``[{"ef": 16}, {"ef": 64}]``; ``[{}]`` if no knob."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a store proved when it said that a collection is ready to be searched."""
+
+    rows: int
+    segments: int | None
+    index_state: str
+    detail: str = ""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """A vector store. One collection at a time per `create`; ids are the rows' numbers, 0 … n-1.
+
+    The order of calls is ``open, create, insert (several times), build, wait_ready, search …, drop,
+    close``; ``create … drop`` may be repeated. Library exceptions leave as `harness.errors.StoreError`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the engine runs inside the measuring process (its memory is then the process's)."""
+
+    @property
+    def families(self) -> tuple[str, ...]: ...
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
+
+    @property
+    def largest_insert(self) -> int:
+        """Most rows to hand to one `insert` call for 4-kB vectors."""
+
+    def violations(self, *, index: Index, metric: Metric, dim: int, rows: int, k: Sequence[int]) -> list[str]:
+        """What of this combination the store cannot do, one sentence each, naming what it has."""
+
+    def open(self, folder: Path) -> None:
+        """Connect or start; everything it writes goes below `folder`, which is empty."""
+
+    def version(self) -> str:
+        """The engine's own version, e.g. ``milvus-lite 3.2.2``."""
+
+    def create(self, collection: str, *, dim: int, metric: Metric, index: Index) -> None: ...
+
+    def insert(self, vectors: Vectors, first_id: int) -> None:
+        """Add rows with ids ``first_id … first_id + n - 1``."""
+
+    def build(self) -> None:
+        """Flush and build the index; returns when the engine has accepted or finished the build."""
+
+    def wait_ready(self, *, rows: int, deadline_s: float) -> Ready:
+        """Wait until the engine itself states that all `rows` are indexed and loaded.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When that has not come by the deadline; says what was still pending.
+        """
+
+    def search(self, queries: Vectors, k: int, params: Mapping[str, int | float]) -> Ids:
+        """Return the ids of the nearest rows, shape (n_queries, k), best first, -1 where fewer were found.
+
+        Called inside the clock: no connecting, retrying or logging here.
+        """
+
+    def index_bytes(self) -> int | None:
+        """Size of the index as the engine tells it, None where it does not."""
+
+    def floor_index(self, *, rows: int) -> Index:
+        """The cheapest index the store has, for measuring the store's own floor (with its lowest knob)."""
+
+    def drop(self) -> None: ...
+
+    def close(self) -> None: ...
