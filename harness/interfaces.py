@@ -121,6 +121,13 @@ class Model(Protocol):
     def locate(self) -> Weights:
         """Decide where the weights come from, without loading them and within 5 seconds."""
 
+    def fetch(self, weights: Weights) -> Weights:
+        """Bring the files to this machine if they are not here yet; returns weights whose `path` is set.
+
+        Called once before measuring, so that no download ever falls into a load time. Weights that
+        need no file (random ones) come back unchanged.
+        """
+
     def load(self, weights: Weights, *, device: str, dtype: Dtype) -> ModelInfo:
         """Load onto `device` ("cpu", "cuda:0", "mps") in exactly `dtype`, in inference mode."""
 
