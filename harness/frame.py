@@ -1,0 +1,125 @@
+"""Results as one pandas frame: a row for each embed cell and for each operating point of a search cell.
+
+Everything that is shown or exported comes from this frame, so that a page, a CSV and a notebook cannot disagree.
+A figure that was not measured is null; a figure with an interval has ``_lo`` and ``_hi`` columns beside it and an
+``_n`` column with what it rests on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import DataError
+from harness.records import Measured, Record, newest, read_all
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IDENTITY = (
+    "kind", "key", "status", "error", "model", "weights", "device", "dtype", "batch_size", "dataset", "corpus", "queries", "dim",
+    "store", "index", "metric", "build_params", "search_params", "k", "concurrency",
+)  # fmt: skip
+"""What a row is, in the order of the columns."""
+
+FIGURES = (
+    "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "round_trip_p50_s", "floor_p50_s",
+    "qps", "insert_s", "build_s", "ready_s", "index_bytes", "throughput_per_s", "units_per_s", "pipeline_per_s", "batch_latency_p50_s",
+    "batch_latency_p95_s", "query_embed_p50_s", "query_embed_p99_s", "load_s", "first_batch_s", "first_query_s",
+    "decode_s", "preprocess_s", "transfer_s",
+    "forward_s", "finish_s", "truncated_share", "peak_rss_bytes", "device_peak_bytes", "ndcg_at_10", "ndcg_at_10_exact",
+    "label_recall_at_10", "label_recall_at_10_exact",
+)  # fmt: skip
+"""What is measured, in the order of the columns; each has ``_lo``, ``_hi`` and ``_n`` beside it."""
+
+LAST = ("caveats", "reasons", "data_fingerprint", "weights_fingerprint", "source", "machine", "started_at", "duration_s", "schema_version")
+
+
+def load_results(folder: str | Path) -> pd.DataFrame:
+    """Return the results below a folder such as ``results/default``, the newest record of each cell.
+
+    Raises
+    ------
+    harness.errors.DataError
+        When the folder holds no record.
+    """
+    records = newest(read_all(Path(folder)))
+    if not records:
+        raise DataError(f"{folder} holds no records (it has no readable {Path(folder) / 'records'}/*.json); run `python -m harness` first")
+    return to_frame(records)
+
+
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return the frame of some records; the columns are the same whatever was measured."""
+    import pandas as pd
+
+    rows = [row for record in records for row in _rows(record)]
+    columns = [*IDENTITY, *(f"{name}{suffix}" for name in FIGURES for suffix in ("", "_lo", "_hi", "_n")), *LAST]
+    frame = pd.DataFrame(rows, columns=columns)
+    numbers = [column for column in columns if column.removesuffix("_lo").removesuffix("_hi").removesuffix("_n") in FIGURES]
+    frame[numbers] = frame[numbers].astype("Float64")
+    counts = ["batch_size", "corpus", "queries", "dim", "k", "concurrency"]
+    frame[counts] = frame[counts].astype("Int64")
+    return frame.sort_values(
+        ["kind", "dataset", "model", "store", "index", "batch_size", "k", "started_at"], kind="stable", ignore_index=True
+    )
+
+
+def _rows(record: Record) -> list[dict[str, Any]]:
+    common = {
+        "kind": record.kind,
+        "key": record.key,
+        "status": record.status,
+        "error": record.error,
+        "model": record.labels.get("model"),
+        "weights": record.model.get("weights"),
+        "device": record.labels.get("device"),
+        "dtype": record.model.get("dtype"),
+        "batch_size": record.settings.get("batch_size"),
+        "dataset": record.labels.get("dataset"),
+        "corpus": record.data.get("corpus"),
+        "queries": record.data.get("queries"),
+        "dim": record.data.get("dim"),
+        "store": record.labels.get("store"),
+        "index": record.labels.get("index"),
+        "metric": record.settings.get("metric"),
+        "build_params": _compact(record.labels.get("build_params")),
+        "caveats": "; ".join(code for code, _ in record.caveats) or None,
+        "data_fingerprint": record.data.get("fingerprint"),
+        "weights_fingerprint": record.model.get("weights_fingerprint"),
+        "source": record.model.get("source"),
+        "machine": record.environment.get("fingerprint"),
+        "started_at": record.started_at,
+        "duration_s": record.duration_s,
+        "schema_version": record.schema_version,
+    }
+    if not record.points:
+        return [common | _figures(record.metrics)]
+    return [
+        common
+        | {"k": point.k, "concurrency": point.concurrency, "search_params": _compact(point.search_params)}
+        | _figures({**record.metrics, **point.metrics})
+        for point in record.points
+    ]
+
+
+def _compact(mapping: Any) -> str | None:
+    return json.dumps(mapping, sort_keys=True) if mapping is not None else None
+
+
+def _figures(metrics: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    reasons = {}
+    for name in FIGURES:
+        figure: Measured | None = metrics.get(name)
+        if figure is None:
+            continue
+        row[name] = figure.value
+        row[f"{name}_lo"], row[f"{name}_hi"] = figure.lo, figure.hi
+        row[f"{name}_n"] = figure.n
+        if figure.reason is not None:
+            reasons[name] = figure.reason
+    row["reasons"] = _compact(reasons) if reasons else None
+    return row

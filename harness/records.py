@@ -1,0 +1,207 @@
+"""The record: what one measured cell leaves behind, and the only thing that reports are made of.
+
+One JSON file a cell and time, ``<key>-<started_at>.json``, with the raw samples in an ``.npz`` beside it. Records
+are append-only: measuring again writes another file, readers take the newest. A file is written under a temporary
+name, flushed and renamed, so that whatever has its final name is whole; a file that does not parse is set aside with
+a word about it, never fatal, and never counts as measured.
+
+Not-a-number never enters a record: what was not measured is null with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.errors import HarnessError
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+"""Raised whenever a number's meaning or the layout changes; older records are refused, not guessed at."""
+
+Kind = Literal["embed", "search"]
+Status = Literal["ok", "oom", "failed", "invalid", "skipped"]
+Better = Literal["higher", "lower", "none"]
+Unit = Literal["process", "query", "build"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure with its uncertainty, or the reason why there is none."""
+
+    value: float | None
+    unit: str
+    """``s``, ``bytes``, ``1/s``, ``ratio`` …; seconds everywhere, milliseconds only on the page."""
+    better: Better
+    lo: float | None = None
+    """Lower end of the 95 % interval; null with `reason` when none can be stated."""
+    hi: float | None = None
+    n: int = 0
+    """How many units of replication the figure rests on."""
+    replication: Unit = "process"
+    """What was repeated independently: *process* for timings, *query* for recall and quality, *build* for builds."""
+    reason: str | None = None
+    """Why the value or its interval is null."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operating point of a search cell: every number in it comes from the same run at the same concurrency."""
+
+    k: int
+    concurrency: int
+    search_params: Mapping[str, int | float]
+    metrics: Mapping[str, Measured]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything known about one cell."""
+
+    kind: Kind
+    key: str
+    """Hash of everything that can change the numbers; see `harness.cells`."""
+    status: Status
+    error: str | None
+    """What happened and what to do, for every status but ``ok``."""
+    settings: Mapping[str, Any]
+    """The resolved settings that enter the key."""
+    labels: Mapping[str, Any]
+    """What a reader calls things: model, dataset, device, store, index (the names of the options chosen)."""
+    data: Mapping[str, Any]
+    """fingerprint, name, modality, corpus, queries, dim."""
+    model: Mapping[str, Any]
+    """source, revision, weights (``pretrained``, ``local`` or ``random``), weights_fingerprint, dtype, parameters."""
+    environment: Mapping[str, Any]
+    """machine (the fingerprint's parts), versions, commit, threads, load."""
+    metrics: Mapping[str, Measured]
+    points: tuple[Point, ...] = ()
+    caveats: tuple[tuple[str, str], ...] = ()
+    """(code, text) pairs."""
+    started_at: str = ""
+    """UTC, ISO 8601 with microseconds."""
+    duration_s: float = 0.0
+    schema_version: int = SCHEMA_VERSION
+    samples: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Raw samples by name, each an ndarray; stored in the .npz beside the record, not in the JSON."""
+
+
+class RecordError(HarnessError):
+    """A file that should hold a record does not."""
+
+
+def now() -> str:
+    """Return the present time in UTC as records write it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def to_json(record: Record) -> str:
+    """Return the record as JSON text, without its raw samples."""
+    body = asdict(record)
+    del body["samples"]
+    return json.dumps(body, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+
+
+def from_json(text: str) -> Record:
+    """Return the record that `to_json` wrote.
+
+    Raises
+    ------
+    RecordError
+        When the text is not a record of this schema version.
+    """
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise RecordError(f"not JSON ({error})") from error
+    version = body.get("schema_version") if isinstance(body, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RecordError(
+            f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}; measure again or use the version that wrote it"
+        )
+    try:
+        body["metrics"] = {name: Measured(**figure) for name, figure in body["metrics"].items()}
+        body["points"] = tuple(
+            Point(**{**point, "metrics": {name: Measured(**figure) for name, figure in point["metrics"].items()}})
+            for point in body["points"]
+        )
+        body["caveats"] = tuple((code, words) for code, words in body["caveats"])
+        return Record(**body)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise RecordError(f"not a whole record ({error})") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, a crash or a full disk never sees half of it under its name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(record: Record, folder: Path) -> Path:
+    """Write one record and its raw samples below ``folder/records``; returns the JSON's path.
+
+    The samples go first: a record that exists has its samples.
+    """
+    records = folder / "records"
+    records.mkdir(parents=True, exist_ok=True)
+    stem = f"{record.key}-{record.started_at.replace(':', '').replace('.', '')}"
+    if record.samples:
+        arrays: dict[str, Any] = {name: np.asarray(values) for name, values in record.samples.items()}
+        temporary = records / f".{stem}.{os.getpid()}.tmp.npz"
+        try:
+            with temporary.open("wb") as handle:
+                np.savez_compressed(handle, **arrays)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(records / f"{stem}.npz")
+        finally:
+            temporary.unlink(missing_ok=True)
+    path = records / f"{stem}.json"
+    write_atomically(path, to_json(record).encode())
+    return path
+
+
+def read_all(folder: Path) -> list[Record]:
+    """Return every record below ``folder/records``, oldest first; files that are none are named in the log and left out."""
+    found = []
+    for path in sorted((folder / "records").glob("*.json")):
+        try:
+            found.append(from_json(path.read_text(encoding="utf-8")))
+        except (RecordError, UnicodeDecodeError, OSError) as error:
+            log.warning("%s left out: %s", path, error)
+    return sorted(found, key=lambda record: record.started_at)
+
+
+def newest(records: Iterable[Record]) -> list[Record]:
+    """Return one record a key, the one to show: the newest ``ok`` one, or the newest of any status where none is ok."""
+    chosen: dict[str, Record] = {}
+    for record in records:
+        before = chosen.get(record.key)
+        if before is None or (record.status == "ok", record.started_at) >= (before.status == "ok", before.started_at):
+            chosen[record.key] = record
+    return list(chosen.values())
+
+
+def samples(record: Record, folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the raw samples stored beside a record; empty where it has none."""
+    path = folder / "records" / f"{record.key}-{record.started_at.replace(':', '').replace('.', '')}.npz"
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
