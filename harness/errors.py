@@ -58,4 +58,16 @@ class StoreError(HarnessError):
 
 
 class CellError(HarnessError):
-    """A measuring process died, hung or ran out of memory before it had a result."""
+    """A measuring process died, hung or ran out of memory before it had a result.
+
+    Parameters
+    ----------
+    text : str
+        What happened and what to do.
+    status : str
+        The status under which the cell is recorded: ``failed``, ``oom`` or ``invalid``.
+    """
+
+    def __init__(self, text: str, *, status: str = "failed") -> None:
+        super().__init__(text)
+        self.status = status

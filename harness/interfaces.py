@@ -180,6 +180,13 @@ class Dataset(Protocol):
     def queries(self) -> int:
         """Number of queries asked for."""
 
+    def identity(self) -> Any:
+        """Return, as JSON-like data, all that decides about the contents besides settings and code.
+
+        The installed packages for docstrings, names, sizes and times for a folder of files; None where there is
+        nothing. Quick: it is asked at every start, to know whether an earlier `materialise` still holds.
+        """
+
     def materialise(self, folder: Path) -> Data:
         """Make or read the data; files it has to write go into `folder`, which is empty.
 

@@ -1,0 +1,182 @@
+"""What can change a number besides the settings: the machine, the libraries and the source that runs.
+
+Every part is plain data that also goes into the record, so that two differing keys can be explained. The host's name
+is left out on purpose: two machines of one kind are the same instrument.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TORCH_NUM_THREADS",
+    "TOKENIZERS_PARALLELISM",
+    "RAYON_NUM_THREADS",
+)
+"""Environment variables that set a library's number of threads."""
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a JSON-like value, independent of the order of its keys, as 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@cache
+def machine() -> Mapping[str, Any]:
+    """Return what this machine is: processor, cores, memory, kernel, thread and container limits; never the host's name."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": usable_cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "limits": {"cpu": _cgroup("cpu.max"), "memory": _cgroup("memory.max")},
+        "thread_variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"^(?:model name|Hardware|CPU part)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    if sys.platform == "darwin":
+        return subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+    return platform.processor() or "unknown"
+
+
+def _cgroup(name: str) -> str | None:
+    """Return a limit of this process's own control group, None where there is none to be read."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2].lstrip("/")
+        return (Path("/sys/fs/cgroup") / own / name).read_text().strip()
+    except OSError:
+        return None
+
+
+def source_of(modules: Iterable[str]) -> Mapping[str, str]:
+    """Return the SHA-256 of each named module's source and of all it imports from the same top-level packages or from ours.
+
+    The imports are read from the source, nothing is imported; an import inside a function counts like any other.
+    """
+    ours = {"harness", "models", "stores"} | {name.partition(".")[0] for name in modules}
+    found: dict[str, str] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name == "harness" or name.partition(".")[0] not in ours:  # our own __init__ only re-exports
+            continue
+        path = _path_of(name)
+        if path is None:
+            continue
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        waiting += _imports(name, path)
+    return dict(sorted(found.items()))
+
+
+@cache
+def _path_of(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _imports(module: str, path: Path) -> list[str]:
+    """Return every module that a source file may import, including names that turn out not to be modules."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return [*names, *{name.rpartition(".")[0] for name in names if "." in name}]
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+def versions_used_by(modules: Iterable[str]) -> Mapping[str, str]:
+    """Return the versions of the libraries that some modules import, directly or through our own modules, and what those require.
+
+    Requirements are followed without extras; platform markers that do not hold are left out because those are not installed.
+    """
+    sources = source_of(modules)
+    direct = {
+        imported.partition(".")[0]
+        for name in sources
+        if (path := _path_of(name)) is not None
+        for imported in _imports(name, path)
+        if imported
+    }
+    waiting = [distribution for package in direct for distribution in _distributions().get(package, [])]
+    versions: dict[str, str] = {}
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in versions:
+            continue
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        versions[name] = found.version
+        waiting += [
+            re.split(r"[\s;<>=!~\[(]", need, maxsplit=1)[0]
+            for need in found.requires or []
+            if "extra ==" not in need and "extra==" not in need
+        ]
+    return dict(sorted(versions.items()))
+
+
+@cache
+def commit() -> str | None:
+    """Return the git commit of this program's own checkout, marked ``+changes`` where files differ; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+changes" if changed else "")
