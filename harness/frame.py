@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IDENTITY = (
-    "kind", "key", "status", "error", "model", "weights", "device", "dtype", "batch_size", "dataset", "corpus", "queries", "dim",
-    "store", "index", "metric", "build_params", "search_params", "k", "concurrency",
+    "kind", "key", "status", "error", "model", "weights", "device", "dtype", "batch_size", "dataset", "modality", "corpus", "queries",
+    "dim", "store", "index", "metric", "build_params", "search_params", "k", "concurrency",
 )  # fmt: skip
 """What a row is, in the order of the columns."""
 
@@ -34,7 +34,14 @@ FIGURES = (
 )  # fmt: skip
 """What is measured, in the order of the columns; each has ``_lo``, ``_hi`` and ``_n`` beside it."""
 
-LAST = ("caveats", "reasons", "data_fingerprint", "weights_fingerprint", "source", "machine", "started_at", "duration_s", "schema_version")
+LAST = (
+    "unit", "caveats", "caveat_texts", "reasons", "data_fingerprint", "weights_fingerprint", "source", "machine", "started_at",
+    "duration_s", "schema_version",
+)  # fmt: skip
+"""What explains the rest: ``unit`` is what `units_per_s` counts;
+``caveat_texts`` and ``reasons`` are JSON objects, words by code or by metric."""
+
+COUNTS = ("batch_size", "corpus", "queries", "dim", "k", "concurrency", "schema_version")
 
 
 def load_results(folder: str | Path) -> pd.DataFrame:
@@ -60,8 +67,10 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     numbers = [column for column in columns if column.removesuffix("_lo").removesuffix("_hi").removesuffix("_n") in FIGURES]
     frame[numbers] = frame[numbers].astype("Float64")
-    counts = ["batch_size", "corpus", "queries", "dim", "k", "concurrency"]
-    frame[counts] = frame[counts].astype("Int64")
+    frame["duration_s"] = frame["duration_s"].astype("Float64")
+    frame[list(COUNTS)] = frame[list(COUNTS)].astype("Int64")
+    words = [column for column in columns if column not in {*numbers, *COUNTS, "duration_s"}]
+    frame[words] = frame[words].map(_writable).astype("string")  # one type whatever is in it, also if nothing is
     return frame.sort_values(
         ["kind", "dataset", "model", "store", "index", "batch_size", "k", "started_at"], kind="stable", ignore_index=True
     )
@@ -79,6 +88,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         "dtype": record.model.get("dtype"),
         "batch_size": record.settings.get("batch_size"),
         "dataset": record.labels.get("dataset"),
+        "modality": record.data.get("modality"),
         "corpus": record.data.get("corpus"),
         "queries": record.data.get("queries"),
         "dim": record.data.get("dim"),
@@ -86,7 +96,9 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         "index": record.labels.get("index"),
         "metric": record.settings.get("metric"),
         "build_params": _compact(record.labels.get("build_params")),
-        "caveats": "; ".join(code for code, _ in record.caveats) or None,
+        "unit": record.metrics["units_per_s"].unit.removesuffix("/s") if "units_per_s" in record.metrics else None,
+        "caveats": "; ".join(dict.fromkeys(code for code, _ in record.caveats)) or None,
+        "caveat_texts": _compact(_joined(record.caveats)) if record.caveats else None,
         "data_fingerprint": record.data.get("fingerprint"),
         "weights_fingerprint": record.model.get("weights_fingerprint"),
         "source": record.model.get("source"),
@@ -105,8 +117,21 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     ]
 
 
+def _joined(caveats: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return caveats by code; where a code comes twice with different words, both stand there."""
+    texts: dict[str, str] = {}
+    for code, words in caveats:
+        texts[code] = words if texts.get(code, words) == words else f"{texts[code]} {words}"
+    return texts
+
+
+def _writable(value: Any) -> Any:
+    """Return text that every format can hold: a file name that is not UTF-8 comes with lone surrogates, which no format can."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 def _compact(mapping: Any) -> str | None:
-    return json.dumps(mapping, sort_keys=True) if mapping is not None else None
+    return json.dumps(mapping, sort_keys=True, ensure_ascii=False) if mapping is not None else None
 
 
 def _figures(metrics: Any) -> dict[str, Any]:

@@ -120,8 +120,8 @@ def from_json(text: str) -> Record:
         When the text is not a record of this schema version.
     """
     try:
-        body = json.loads(text)
-    except ValueError as error:
+        body = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"not JSON ({error})") from error
     version = body.get("schema_version") if isinstance(body, dict) else None
     if version != SCHEMA_VERSION:
@@ -138,6 +138,10 @@ def from_json(text: str) -> Record:
         return Record(**body)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise RecordError(f"not a whole record ({error})") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that a record may hold")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -173,19 +177,28 @@ def write(record: Record, folder: Path) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     path = records / f"{stem}.json"
-    write_atomically(path, to_json(record).encode())
+    # A file name that is not UTF-8 arrives in a message as lone surrogates; escaped, they are legal JSON and read back the same.
+    write_atomically(path, to_json(record).encode("utf-8", "backslashreplace"))
     return path
 
 
-def read_all(folder: Path) -> list[Record]:
-    """Return every record below ``folder/records``, oldest first; files that are none are named in the log and left out."""
-    found = []
+def scan(folder: Path) -> tuple[list[Record], list[tuple[Path, str]]]:
+    """Return every record below ``folder/records``, oldest first, and the files that are none with the reason."""
+    found, left_out = [], []
     for path in sorted((folder / "records").glob("*.json")):
         try:
             found.append(from_json(path.read_text(encoding="utf-8")))
         except (RecordError, UnicodeDecodeError, OSError) as error:
-            log.warning("%s left out: %s", path, error)
-    return sorted(found, key=lambda record: record.started_at)
+            left_out.append((path, str(error)))
+    return sorted(found, key=lambda record: record.started_at), left_out
+
+
+def read_all(folder: Path) -> list[Record]:
+    """Return every record below ``folder/records``, oldest first; files that are none are named in the log and left out."""
+    found, left_out = scan(folder)
+    for path, reason in left_out:
+        log.warning("%s left out: %s", path, reason)
+    return found
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
