@@ -218,7 +218,7 @@ class Index(Protocol):
     def violations(self, *, rows: int, dim: int, k: Sequence[int]) -> list[str]:
         """Every rule that these settings break for such a corpus, one sentence each; empty if none."""
 
-    def build_params(self) -> dict[str, int | float]:
+    def build_params(self) -> dict[str, int | float | str]:
         """Build parameters in this project's spelling, e.g. ``{"M": 16, "ef_construction": 200}``."""
 
     def search_params(self) -> list[dict[str, int | float]]:
@@ -295,8 +295,8 @@ class Store(Protocol):
     def index_bytes(self) -> int | None:
         """Size of the index as the engine tells it, None where it does not."""
 
-    def floor_index(self, *, rows: int) -> Index:
-        """The cheapest index the store has, for measuring the store's own floor (with its lowest knob)."""
+    def floor_index(self, *, rows: int, k: int) -> Index:
+        """The cheapest index the store has with its knob as low as k allows, for measuring the store's own floor."""
 
     def drop(self) -> None: ...
 
