@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.statistics import Unit
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ SCHEMA_VERSION = 1
 Kind = Literal["embed", "search"]
 Status = Literal["ok", "oom", "failed", "invalid", "skipped"]
 Better = Literal["higher", "lower", "none"]
-Unit = Literal["process", "query", "build"]
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Replicate:
             With attribute ``status`` (``oom``, ``invalid`` or ``failed``) and a text that says what happened.
         """
         started = time.monotonic()
-        self._wait_until_ready(timeout_s=300)
+        self.wait_until_ready()
         self._send({"task": task, "spec": spec, "folder": str(folder)})
         while True:
             left = timeout_s - (time.monotonic() - started)
@@ -105,7 +105,8 @@ class Replicate:
             elif "exit" in event:
                 return _judge(event["exit"], bool(event.get("oom_kills")), folder, task)
 
-    def _wait_until_ready(self, *, timeout_s: float) -> None:
+    def wait_until_ready(self, *, timeout_s: float = 300.0) -> None:
+        """Return when the server has imported its modules and will not use the processor any more until it is given work."""
         while not self._ready:
             event = self._receive(timeout_s)
             if event is None:

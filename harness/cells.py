@@ -1,0 +1,144 @@
+"""The cell: the unit of measuring, storing, resuming and comparing; and its key.
+
+A job names one embed cell and one search cell. They depend on different settings (batch size does not change an index's
+recall, an index does not change a model's speed), so many jobs of a sweep share cells, and a sweep costs the sum of
+its parts. A cell's key is a hash of everything that can change its numbers, and of nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.devices import available
+from harness.fingerprint import digest, machine, source_of, versions_used_by
+from harness.interfaces import Data, Weights
+from harness.records import SCHEMA_VERSION, Kind
+from harness.settings import Job
+
+TRUTH_K = 100
+"""Neighbours kept in the ground truth; more than any quality figure needs, so that several k share it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to measure, complete: what the measuring processes are told and what its key is made of."""
+
+    kind: Kind
+    key: str
+    """The first 20 hexadecimal digits of the hash of `parts`."""
+    parts: Mapping[str, Any]
+    """Everything that can change the numbers: settings, data, weights, source, versions, machine."""
+    settings: Mapping[str, Any]
+    """The settings among them, as the record shows them."""
+    labels: Mapping[str, Any]
+    data_folder: Path
+    recipe: str
+    """Key of the vectors this cell's model makes of its data."""
+    weights: Weights
+    job: Job
+
+    @property
+    def title(self) -> str:
+        """What a person calls this cell."""
+        if self.kind == "embed":
+            return f"embed {self.labels['model']} on {self.labels['device']}, {self.settings['dtype']}, batch {self.settings['batch_size']}"
+        return f"search {self.labels['store']}/{self.labels['index']} on {self.labels['model']} vectors"
+
+
+def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple[Cell, Cell]:
+    """Return a job's embed cell and search cell.
+
+    Parameters
+    ----------
+    job : Job
+        Resolved and checked settings.
+    data : Data
+        The job's dataset, laid out in `data_folder`.
+    weights : Weights
+        Where the model's weights come from on this machine.
+    """
+    model_node, store_node, index_node = job.nodes["model"], job.nodes["store"], job.nodes["index"]
+    model_module, store_module, index_module = (str(node["_target_"]).rpartition(".")[0] for node in (model_node, store_node, index_node))
+    protocol = {"processes": job.processes, "min_duration_s": job.min_duration_s, "min_requests": job.min_requests, "seed": job.seed}
+    hardware = {**machine(), "device": job.device, "device_name": available().get(job.device), "threads": job.threads}
+    made_from = {"model": dict(model_node), "dtype": job.dtype, "weights": weights.fingerprint, "data": data.fingerprint}
+    recipe = digest(
+        {
+            **made_from,
+            "source": source_of([model_module, "harness.vectors"]),
+            "versions": versions_used_by([model_module]),
+        }
+    )[:32]
+    labels = {"model": job.choices["model"], "dataset": job.choices["dataset"], "device": job.device, "modality": data.modality}
+
+    embed_settings = {**protocol, **made_from, "device": job.device, "batch_size": job.batch_size, "embed_items": job.embed_items}
+    embed_parts = {
+        "schema": SCHEMA_VERSION,
+        "kind": "embed",
+        "settings": embed_settings,
+        "source": source_of([model_module, "harness.embed_cell"]),
+        "versions": versions_used_by([model_module]),
+        "machine": hardware,
+    }
+    search_settings = {
+        **protocol,
+        **made_from,
+        "store": dict(store_node),
+        "index": dict(index_node),
+        "metric": job.metric,
+        "k": list(job.k),
+        "concurrency": list(job.concurrency),
+    }
+    search_parts = {
+        "schema": SCHEMA_VERSION,
+        "kind": "search",
+        "settings": search_settings,
+        "recipe": recipe,
+        "source": source_of([store_module, index_module, "harness.search_cell"]),
+        "versions": versions_used_by([store_module]),
+        "machine": {name: value for name, value in hardware.items() if not name.startswith("device")},
+    }
+    search_labels = {**labels, "store": job.choices["store"], "index": job.choices["index"], "build_params": job.index.build_params()}
+
+    def cell(kind: Kind, parts: Mapping[str, Any], settings: Mapping[str, Any], labels: Mapping[str, Any]) -> Cell:
+        return Cell(kind, digest(parts)[:20], parts, settings, labels, data_folder, recipe, weights, job)
+
+    return cell("embed", embed_parts, embed_settings, labels), cell("search", search_parts, search_settings, search_labels)
+
+
+def embed_spec(cell: Cell) -> dict[str, Any]:
+    """Return what a process that measures (or uses) a cell's model is told."""
+    job = cell.job
+    return {
+        "model": dict(job.nodes["model"]),
+        "weights": asdict(cell.weights),
+        "device": job.device,
+        "dtype": job.dtype,
+        "batch_size": job.batch_size,
+        "data": str(cell.data_folder),
+        "embed_items": job.embed_items,
+        "min_batches": 11,
+        **_protocol(job),
+    }
+
+
+def search_spec(cell: Cell, vectors: Path) -> dict[str, Any]:
+    """Return what a process that measures a search cell is told."""
+    job = cell.job
+    return {
+        "store": dict(job.nodes["store"]),
+        "index": dict(job.nodes["index"]),
+        "metric": job.metric,
+        "k": list(job.k),
+        "vectors": str(vectors),
+        "deadline_s": job.timeout_s / 2,
+        **_protocol(job),
+    }
+
+
+def _protocol(job: Job) -> dict[str, Any]:
+    share = job.min_duration_s / job.processes
+    return {"share_s": share, "max_s": 4 * share, "min_requests": job.min_requests, "seed": job.seed}

@@ -1,0 +1,213 @@
+"""The embed cell: how fast, and with how much memory, a model turns items into vectors.
+
+Each replicate is a fresh process that loads the model, audits it, and then measures, in rounds whose order is shuffled
+so that a drift of the machine hits all alike:
+
+- *stages*: one batch after the other through decode, preprocess, transfer, forward and finish, each timed by itself;
+- *forward*: batches that are ready on the device, the forward pass alone: the model's throughput;
+- *pipeline*: items in, vectors out, the next batches being prepared in a thread meanwhile: what a corpus pass reaches.
+
+After that single queries, batch 1, from the stored item to its vector: what a user waits for. Memory has a process of
+its own that imports only what the cell needs. Every replicate and every batch size works on the same seeded sample of
+the corpus, always in full batches and full passes over it, so that no figure depends on which items came last.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.audit import audit
+from harness.build import build
+from harness.data import Batches, open_data
+from harness.datasets.decode import decode
+from harness.devices import synchronize
+from harness.interfaces import Data, Item, Model, ModelInfo, Prepared, Vectors, Weights
+from harness.memory import peak_rss_bytes
+from harness.replicate import Report
+from harness.timing import Timed, Until, seconds_of
+
+STAGES = ("decode", "preprocess", "transfer", "forward", "finish")
+_AUDITED = 8
+"""Items that the audit embeds one by one as well as together."""
+
+
+def sample(data: Data, *, items: int, batch_size: int, seed: int) -> Batches:
+    """Return the batches that are measured: a seeded choice of documents, rounded up to full batches where there are enough."""
+    numbers = list(range(len(data.corpus)))
+    random.Random(seed).shuffle(numbers)
+    wanted = -(-min(items, len(numbers)) // batch_size) * batch_size
+    if wanted > len(numbers):
+        wanted = max(len(numbers) // batch_size, 1) * batch_size
+    return Batches.of(data, numbers[:wanted], batch_size)
+
+
+def load(spec: Mapping[str, Any]) -> tuple[Model, ModelInfo]:
+    """Build and load the model that a cell's specification names."""
+    model: Model = build(spec["model"], key="model")
+    return model, model.load(Weights(**spec["weights"]), device=spec["device"], dtype=spec["dtype"])
+
+
+def embed(model: Model, items: Sequence[Item], *, role: Any = "document") -> Vectors:
+    """Return the vectors of some decoded items, the three parts in a row; `finish` waits for the device."""
+    return model.finish(model.forward(model.transfer(model.prepare(items, role=role))))
+
+
+def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
+    """Measure one replicate; leaves ``result.json`` and ``samples.npz`` in `folder`."""
+    data = open_data(Path(spec["data"]))
+    batches = list(sample(data, items=spec["embed_items"], batch_size=spec["batch_size"], seed=spec["seed"]))
+    report("load", 0.0)
+    load_s, (model, info) = seconds_of(lambda: load(spec))
+    device = spec["device"]
+    stored = [[data.corpus[i] for i in batch] for batch in batches]
+    first_batch_s, _ = seconds_of(lambda: embed(model, [decode(data.modality, item) for item in stored[0]]))
+    first_query_s, _ = seconds_of(lambda: embed(model, [decode(data.modality, data.queries[0])], role="query"))
+    report("audit", 0.0)
+    audited = list(dict.fromkeys(item for batch in stored for item in batch))[:_AUDITED]
+    caveats = audit(model, info, [decode(data.modality, item) for item in audited], asked=spec["dtype"])
+
+    prepared = [model.transfer(model.prepare([decode(data.modality, item) for item in items])) for items in stored]
+    for ready in prepared if data.modality == "text" else [prepared[0], prepared[-1]]:  # every shape once
+        model.finish(model.forward(ready))
+    synchronize(device)
+
+    until = Until(min_s=spec["share_s"], min_count=spec["min_batches"], max_s=spec["max_s"])
+    stages: dict[str, Timed] = {name: Timed() for name in (*STAGES, "batch")}
+    forward, pipeline = Timed(), Timed()
+
+    def forward_one(i: int) -> None:
+        model.forward(prepared[i])
+        synchronize(device)
+
+    def forward_pass() -> None:
+        forward.block(forward_one, range(len(prepared)))
+
+    def stages_pass() -> None:
+        for items in stored:
+            _stage_by_stage(model, data, items, device, stages)
+
+    def pipeline_pass() -> None:
+        pipeline.block(lambda _: _pipelined(model, data, stored), [0])
+
+    passes = {
+        "forward": (forward_pass, lambda: until.met(forward.wall_s, forward.count)),
+        "stages": (stages_pass, lambda: until.met(sum(stages["batch"].seconds), stages["batch"].count)),
+        "pipeline": (pipeline_pass, lambda: until.met(pipeline.wall_s, pipeline.count * len(stored))),
+    }
+    order = random.Random(f"{spec['seed']} {spec['replicate']}")
+    while left := [name for name, (_, done) in passes.items() if not done()]:
+        order.shuffle(left)
+        for name in left:
+            passes[name][0]()
+        report("embed", min(1.0, (forward.wall_s + pipeline.wall_s) / (2 * until.min_s + 1e-9)))
+
+    query = _queries(model, data, Until(min_s=spec["share_s"], min_count=spec["min_requests"], max_s=spec["max_s"]), order, report)
+    items_a_pass = sum(ready.count for ready in prepared)
+    passes_done = forward.count / len(prepared)
+    result = {
+        "info": asdict(info),
+        "caveats": [[caveat.code, caveat.text] for caveat in caveats],
+        "load_s": load_s,
+        "first_batch_s": first_batch_s,
+        "first_query_s": first_query_s,
+        "throughput_per_s": items_a_pass * passes_done / forward.wall_s,
+        "units_per_s": sum(ready.units for ready in prepared) * passes_done / forward.wall_s,
+        "pipeline_per_s": items_a_pass * pipeline.count / pipeline.wall_s,
+        "truncated_share": sum(ready.truncated for ready in prepared) / items_a_pass,
+        "items": items_a_pass,
+        "stages": {name: sum(stages[name].seconds) / stages[name].count for name in STAGES},
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    arrays = {"forward_s": forward.array(), "batch_s": stages["batch"].array(), "query_s": query.array()}
+    np.savez(folder / "samples.npz", allow_pickle=False, **arrays)
+
+
+def _stage_by_stage(model: Model, data: Data, items: Sequence[str], device: str, into: Mapping[str, Timed]) -> None:
+    """Take one batch through all stages, timing each; the device is waited for on both sides of the forward pass."""
+    began = time.perf_counter_ns()
+    decoded = into["decode"].block(lambda _: [decode(data.modality, item) for item in items], [0])[0]
+    prepared = into["preprocess"].block(lambda _: model.prepare(decoded), [0])[0]
+
+    def transfer(_: int) -> Prepared:
+        moved = model.transfer(prepared)
+        synchronize(device)
+        return moved
+
+    def forward(_: int) -> Any:
+        outputs = model.forward(moved)
+        synchronize(device)
+        return outputs
+
+    moved = into["transfer"].block(transfer, [0])[0]
+    outputs = into["forward"].block(forward, [0])[0]
+    into["finish"].block(lambda _: model.finish(outputs), [0])
+    into["batch"].seconds.append((time.perf_counter_ns() - began) / 1e9)
+
+
+def _pipelined(model: Model, data: Data, stored: Sequence[Sequence[str]]) -> int:
+    """Embed all batches, preparing the next two in a thread while the device works; returns the number of vectors."""
+    done = 0
+    for prepared in _prepared_ahead(model, data, stored):
+        done += len(model.finish(model.forward(model.transfer(prepared))))
+    return done
+
+
+def _prepared_ahead(model: Model, data: Data, stored: Sequence[Sequence[str]], *, ahead: int = 2) -> Iterator[Prepared]:
+    """Yield every batch prepared, in order, with up to `ahead` more in the making; memory does not grow with the corpus."""
+
+    def prepare(items: Sequence[str]) -> Prepared:
+        return model.prepare([decode(data.modality, item) for item in items])
+
+    with ThreadPoolExecutor(1) as worker:
+        waiting = [worker.submit(prepare, items) for items in stored[:ahead]]
+        for number in range(len(stored)):
+            ready = waiting.pop(0).result()
+            if number + ahead < len(stored):
+                waiting.append(worker.submit(prepare, stored[number + ahead]))
+            yield ready
+
+
+def _queries(model: Model, data: Data, until: Until, order: random.Random, report: Report) -> Timed:
+    """Time single queries, one after the other, over all distinct queries in turn."""
+    timed = Timed()
+    numbers = list(range(len(data.queries)))
+    order.shuffle(numbers)
+
+    def one(i: int) -> Vectors:
+        return embed(model, [decode(data.modality, data.queries[i])], role="query")
+
+    for i in numbers[:8]:  # warm up: single queries have shapes of their own
+        one(i)
+    at = 0
+    while not until.met(timed.wall_s, timed.count):
+        timed.block(one, [numbers[(at + step) % len(numbers)] for step in range(16)])
+        at += 16
+        report("query", min(1.0, timed.count / until.min_count))
+    return timed
+
+
+def measure_memory(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
+    """Load, embed the three longest batches and one query, and write down the peak; runs in a process of its own."""
+    report("memory", 0.0)
+    data = open_data(Path(spec["data"]))
+    batches = list(sample(data, items=spec["embed_items"], batch_size=spec["batch_size"], seed=spec["seed"]))[:3]
+    model, _ = load(spec)
+    for batch in batches:
+        embed(model, [decode(data.modality, data.corpus[i]) for i in batch])
+    embed(model, [decode(data.modality, data.queries[0])], role="query")
+    synchronize(spec["device"])
+    device_peak = None
+    if spec["device"].startswith("cuda"):
+        import torch
+
+        device_peak = torch.cuda.max_memory_allocated()
+    (folder / "result.json").write_text(json.dumps({"peak_rss_bytes": peak_rss_bytes(), "device_peak_bytes": device_peak}))

@@ -1,0 +1,349 @@
+"""Measures the cells that a plan lacks, one after the other, each in fresh processes, each ending as a record.
+
+Whatever happens to a cell (an error, a crash, a hang, no memory) becomes a record that says so, and the run goes on.
+The engine waits; it does not compute while a cell is measured. On one machine one cell is measured at a time, across
+all runs of this program: timed cells take a lock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from filelock import FileLock, Timeout
+
+from harness import cache, fingerprint, summary
+from harness.cells import TRUTH_K, Cell, embed_spec, search_spec
+from harness.data import open_data
+from harness.errors import CellError, HarnessError
+from harness.interfaces import Data, Weights
+from harness.plan import Plan, Planned
+from harness.progress import Progress
+from harness.records import Record, now, write
+from harness.replicate import Replicate
+from harness.vectors import open_truth
+
+log = logging.getLogger(__name__)
+
+PRELOAD = ("numpy", "torch", "transformers", "sentence_transformers", "pymilvus", "faiss", "PIL.Image")
+"""What a measuring process has imported before it is forked: slow to import, and needed by nearly every cell."""
+
+
+class Engine:
+    """Runs cells and writes their records; holds the measuring processes, so use it as a context manager.
+
+    Parameters
+    ----------
+    plan : Plan
+        All that was asked for.
+    progress : Progress
+        What the person sees.
+    """
+
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        self._plan, self._progress = plan, progress
+        self._replicates: dict[int, list[Replicate]] = {}
+        self._fetched: dict[str, Weights | HarnessError] = {}
+        self.records: dict[str, Record] = {}
+        """What this run has measured, by key."""
+        self._done = set(plan.existing)
+        self._failed_recipes: dict[str, HarnessError] = {}
+        self._workspace = Path(tempfile.mkdtemp(prefix="harness-run-"))
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for group in self._replicates.values():
+            for replicate in group:
+                replicate.close()
+        shutil.rmtree(self._workspace, ignore_errors=True)
+
+    def run(self, planned: Planned) -> None:
+        """Measure what one job still lacks."""
+        if planned.job.unsupported:
+            self._skip(planned)
+            return
+        for cell in planned.cells:
+            if cell.key not in self._done:
+                self._done.add(cell.key)
+                self._measure(cell)
+
+    def _skip(self, planned: Planned) -> None:
+        """Record a combination that the store or the device cannot do."""
+        cell = planned.search
+        if cell.key not in self._done:
+            self._done.add(cell.key)
+            self._write(self._record(cell, "skipped", " ".join(planned.job.unsupported), now(), 0.0, None))
+
+    def _measure(self, cell: Cell) -> None:
+        self._progress.start(cell.title, self._plan.estimates.get(cell.key, 0.0))
+        started_at, began = now(), time.monotonic()
+        try:
+            with self._machine():
+                found = self._embed(cell) if cell.kind == "embed" else self._search(cell)
+            record = self._record(cell, "ok", None, started_at, time.monotonic() - began, found)
+        except CellError as error:
+            record = self._record(cell, error.status, str(error), started_at, time.monotonic() - began, None)
+        except HarnessError as error:
+            record = self._record(cell, "failed", str(error), started_at, time.monotonic() - began, None)
+        self._write(record)
+        self._progress.done("measured" if record.status == "ok" else f"{record.status}:")
+        if record.error:
+            log.error("%s: %s", cell.title, record.error)
+
+    def _write(self, record: Record) -> None:
+        try:
+            write(record, self._plan.folder)
+        except OSError as error:
+            raise HarnessError(
+                f"{self._plan.folder} cannot be written: {error.strerror or error}; free space or choose another results="
+            ) from error
+        self.records[record.key] = record
+
+    # ------------------------------------------------------------------------------------- the cells
+
+    def _embed(self, cell: Cell) -> summary.Summary:
+        spec = self._fetch(cell)
+        outcomes = self._replicate("harness.embed_cell:measure", spec, cell)
+        memory = self._alone("harness.embed_cell:measure_memory", spec, cell)
+        return summary.of_embed(outcomes, memory, device=cell.job.device, unit=cell.job.model.unit)
+
+    def _search(self, cell: Cell) -> summary.Summary:
+        vectors = self._vectors(cell)
+        data = open_data(cell.data_folder)
+        truth_folder = self._truth(cell, vectors)
+        spec = search_spec(cell, vectors)
+        outcomes = self._replicate("harness.search_cell:measure", spec, cell)
+        memory = self._alone("harness.search_cell:measure_memory", spec, cell)
+        return summary.of_search(
+            outcomes,
+            memory,
+            vectors=vectors,
+            truth=open_truth(truth_folder, metric=cell.job.metric, rows=len(data.corpus)),
+            data=data,
+            random_weights=cell.weights.kind == "random",
+            exact=cell.job.index.family == "FLAT",
+        )
+
+    def _fetch(self, cell: Cell) -> dict[str, Any]:
+        """Return what a process that uses this cell's model is told, its weights being here before any clock starts."""
+        key = fingerprint.digest(asdict(cell.weights))
+        if key not in self._fetched:
+            try:
+                self._fetched[key] = cell.job.model.fetch(cell.weights)
+            except HarnessError as error:
+                self._fetched[key] = error
+        fetched = self._fetched[key]
+        if isinstance(fetched, HarnessError):
+            raise fetched
+        return {**embed_spec(cell), "weights": asdict(fetched)}
+
+    def _vectors(self, cell: Cell) -> Path:
+        """Return the folder of the vectors that this cell's model makes of its data, making them first if need be."""
+        if cell.recipe in self._failed_recipes:
+            raise self._failed_recipes[cell.recipe]
+        found = cache.find("vectors", cell.recipe)
+        if found is not None:
+            return found
+        spec = self._fetch(cell)
+        timeout_s = max(cell.job.timeout_s, 20 * self._plan.estimates.get(cell.recipe, 0.0))
+
+        def make(folder: Path) -> None:
+            self._servers(cell)[0].run("harness.vectors:make_vectors", spec, folder, timeout_s=timeout_s, report=self._progress.stage)
+
+        try:
+            return cache.get("vectors", cell.recipe, make)
+        except HarnessError as error:
+            self._failed_recipes[cell.recipe] = error
+            raise
+
+    def _truth(self, cell: Cell, vectors: Path) -> Path:
+        content = json.loads((vectors / "vectors.json").read_text())["fingerprint"]
+        k = max(TRUTH_K, *cell.job.k)
+        key = fingerprint.digest(
+            {"vectors": content, "k": k, "metric": cell.job.metric, "source": fingerprint.source_of(["harness.groundtruth"])}
+        )
+        spec = {"vectors": str(vectors), "k": k, "metric": cell.job.metric}
+
+        def make(folder: Path) -> None:
+            self._servers(cell)[0].run(
+                "harness.vectors:make_truth", spec, folder, timeout_s=cell.job.timeout_s, report=self._progress.stage
+            )
+
+        return cache.get("truth", key[:32], make)
+
+    # ---------------------------------------------------------------------------------- the processes
+
+    def _servers(self, cell: Cell) -> Sequence[Replicate]:
+        """Return one live server for each replicate, started with the cell's number of threads."""
+        group = self._replicates.setdefault(cell.job.threads, [])
+        for number, replicate in enumerate(group):
+            if not replicate.alive:
+                replicate.close()
+                group[number] = Replicate(preload=PRELOAD, environment=_environment(cell.job.threads))
+        while len(group) < cell.job.processes:
+            group.append(Replicate(preload=PRELOAD, environment=_environment(cell.job.threads)))
+        return group
+
+    def _replicate(self, task: str, spec: Mapping[str, Any], cell: Cell) -> list[summary.Outcome]:
+        """Measure in each replicate in turn and return what they left behind."""
+        outcomes = []
+        servers = self._servers(cell)
+        for server in servers:
+            server.wait_until_ready()
+        for number in range(cell.job.processes):
+            folder = Path(tempfile.mkdtemp(dir=self._workspace))
+
+            def report(stage: str, fraction: float, number: int = number) -> None:
+                self._progress.stage(f"process {number + 1} of {cell.job.processes}, {stage}", fraction)
+
+            try:
+                servers[number].run(task, {**spec, "replicate": number}, folder, timeout_s=cell.job.timeout_s, report=report)
+                outcomes.append(_outcome(folder))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        return outcomes
+
+    def _alone(self, task: str, spec: Mapping[str, Any], cell: Cell) -> Mapping[str, Any]:
+        """Run the memory pass in a process that has imported nothing beforehand."""
+        folder = Path(tempfile.mkdtemp(dir=self._workspace))
+        server = Replicate(environment=_environment(cell.job.threads))
+        try:
+            server.run(task, spec, folder, timeout_s=cell.job.timeout_s, report=self._progress.stage)
+            result: Mapping[str, Any] = json.loads((folder / "result.json").read_text())
+            return result
+        finally:
+            server.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _machine(self) -> FileLock:
+        """Return the lock that says: this machine is being measured on."""
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        lock = FileLock(Path(tempfile.gettempdir()) / f"embedding-search-harness-{user}.lock")
+        try:
+            lock.acquire(timeout=0)
+            lock.release()
+        except Timeout:
+            self._progress.stage("waiting for another run on this machine", 0.0)
+        return lock
+
+    # ------------------------------------------------------------------------------------- the record
+
+    def _record(
+        self, cell: Cell, status: str, error: str | None, started_at: str, duration_s: float, found: summary.Summary | None
+    ) -> Record:
+        data = open_data(cell.data_folder)
+        details = self._vector_details(cell)
+        info = details.get("info", {})
+        hardware = cell.parts["machine"]
+        return Record(
+            kind=cell.kind,
+            key=cell.key,
+            status=status,  # type: ignore[arg-type]
+            error=error,
+            settings=cell.settings,
+            labels=cell.labels,
+            data={
+                "name": data.name,
+                "modality": data.modality,
+                "fingerprint": data.fingerprint,
+                "corpus": len(data.corpus),
+                "queries": len(data.queries),
+                "dim": cell.job.model.dim,
+                "vectors_fingerprint": details.get("fingerprint"),
+                **{f"about_{name}": value for name, value in data.labels.items()},
+            },
+            model={
+                "weights": cell.weights.kind,
+                "source": cell.weights.source,
+                "revision": cell.weights.revision,
+                "note": cell.weights.note,
+                "weights_fingerprint": info.get("weights_fingerprint") or cell.weights.fingerprint,
+                "dtype": cell.job.dtype,
+                "parameters": info.get("parameters"),
+            },
+            environment={
+                "fingerprint": fingerprint.digest(hardware)[:12],
+                "machine": hardware,
+                "versions": cell.parts["versions"],
+                "source": cell.parts["source"],
+                "commit": fingerprint.commit(),
+                "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+                "memory_available_bytes": psutil.virtual_memory().available,
+            },
+            metrics=found.metrics if found else {},
+            points=found.points if found else (),
+            caveats=tuple(dict.fromkeys([*self._caveats(cell, data), *(found.caveats if found else ())])),
+            started_at=started_at,
+            duration_s=duration_s,
+            samples=found.samples if found else {},
+        )
+
+    def _vector_details(self, cell: Cell) -> Mapping[str, Any]:
+        folder = cache.find("vectors", cell.recipe)
+        return json.loads((folder / "vectors.json").read_text()) if folder else {}
+
+    def _caveats(self, cell: Cell, data: Data) -> list[tuple[str, str]]:
+        """Return what a reader of this cell must know whatever was measured."""
+        found = [(caveat.code, caveat.text) for caveat in data.caveats]
+        job = cell.job
+        if cell.weights.kind == "random":
+            if cell.kind == "embed":
+                found.append(
+                    (
+                        "random_weights",
+                        f"The network has random weights ({cell.weights.note}); speed and memory are real, its vectors mean nothing.",
+                    )
+                )
+            else:
+                text = f"The vectors come from random weights ({cell.weights.note}): recall on them says nothing about real vectors."
+                found.append(("random_vectors", text))
+        if job.processes == 1:
+            found.append(
+                (
+                    "within_one_process",
+                    "Measured in one process: another one settles at another speed, which no interval here covers; raise processes.",
+                )
+            )
+        if job.shrunk_from is not None:
+            found.append(("budget", f"The corpus was cut from {job.shrunk_from} to {len(data.corpus)} documents to fit the budget."))
+        busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        if busy > fingerprint.usable_cores() + 1:
+            found.append(
+                (
+                    "busy_machine",
+                    f"The load average was {busy:.1f} on {fingerprint.usable_cores()} cores when this cell ended: other work was going on.",
+                )
+            )
+        return found
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Return the variables under which a measuring process starts: threads fixed, no network, no chatter."""
+    count = str(threads)
+    return {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "RAYON_NUM_THREADS": count,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
+def _outcome(folder: Path) -> summary.Outcome:
+    with np.load(folder / "samples.npz", allow_pickle=False) as archive:
+        samples = {name: archive[name] for name in archive.files}
+    return summary.Outcome(json.loads((folder / "result.json").read_text()), samples)

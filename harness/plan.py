@@ -1,0 +1,260 @@
+"""What a command line asks for, worked out before the first second of measuring.
+
+Every job is composed and checked, its data laid out, its weights located, its cells named; what is already measured is
+found by key. The time it will take is an estimate from arithmetic (the model's declared operations an item, this
+machine's cores), or from the records of the same model and device where there are any.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness import cache
+from harness.cells import Cell, cells_of
+from harness.data import open_data, prepare
+from harness.errors import DataError, SettingsError, WeightsError
+from harness.fingerprint import digest
+from harness.interfaces import Weights
+from harness.records import Record, newest, read_all
+from harness.settings import Job, compose_job, composing, expand
+
+_GFLOP_PER_S_PER_CORE = 25.0
+"""What fp32 inference of small transformers reaches on one core of a present server, for estimates only."""
+_ACCELERATOR_GFLOP_PER_S = 10_000.0
+_START_S = 12.0
+"""Importing torch and its companions in the measuring processes, once."""
+_SMALLEST_CORPUS = 200
+"""Below this many documents a corpus says little about an index, so a budget does not go there."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One job with its two cells."""
+
+    job: Job
+    embed: Cell
+    search: Cell
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells that can be measured: none where the store or the device cannot do what is asked."""
+        return () if self.job.unsupported else (self.embed, self.search)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of a command line."""
+
+    jobs: tuple[Planned, ...]
+    existing: frozenset[str]
+    """Keys of cells that are measured already and will be reused."""
+    estimates: dict[str, float]
+    """Seconds by cell key, and by recipe for the vectors still to be made."""
+    budget_note: str | None = None
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every distinct cell, in the order in which it will be measured."""
+        found: dict[str, Cell] = {}
+        for planned in self.jobs:
+            for cell in planned.cells:
+                found.setdefault(cell.key, cell)
+        return list(found.values())
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Cells still to be measured."""
+        return [cell for cell in self.cells if cell.key not in self.existing]
+
+    @property
+    def skipped(self) -> list[Planned]:
+        """Jobs that cannot be done here."""
+        return [planned for planned in self.jobs if planned.job.unsupported]
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time for what is missing."""
+        missing = self.missing
+        if not missing:
+            return 0.0
+        recipes = {cell.recipe for cell in missing if cell.kind == "search"}
+        return _START_S + sum(self.estimates[cell.key] for cell in missing) + sum(self.estimates.get(recipe, 0.0) for recipe in recipes)
+
+    @property
+    def folder(self) -> Path:
+        """Where the records go; one run has one name."""
+        return self.jobs[0].job.folder
+
+
+def make_plan(arguments: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> Plan:
+    """Return the plan for some command-line arguments.
+
+    Raises
+    ------
+    harness.errors.SettingsError
+        Listing every mistake of every job, each once.
+    """
+    wrong: dict[str, None] = {}
+    jobs: list[Job] = []
+    with composing(config_dirs):
+        for overrides in expand(arguments, multirun=multirun):
+            try:
+                jobs.append(compose_job(overrides, config_dirs=config_dirs))
+            except SettingsError as error:
+                wrong |= dict.fromkeys(error.violations)
+    if not wrong and len({job.folder for job in jobs}) > 1:
+        wrong["name and results must be the same for all jobs of a sweep; a name holds any number of sweeps"] = None
+    if not wrong and len(jobs) == 1:
+        wrong |= dict.fromkeys(jobs[0].unsupported)
+    if wrong:
+        raise SettingsError(list(wrong))
+    return _planned(jobs)
+
+
+def plan_job(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> Planned:
+    """Return one job with its cells, for a job that was not in the plan (another sweeper's or another process's)."""
+    with composing(config_dirs):
+        return _planned([compose_job(overrides, config_dirs=config_dirs)]).jobs[0]
+
+
+def _planned(jobs: Sequence[Job]) -> Plan:
+    records = read_all(jobs[0].folder)
+    speed = _speeds(records)
+    jobs, note = _within_budget(list(jobs), speed)
+    existing = set() if jobs[0].fresh else {record.key for record in newest(records) if record.status == "ok"}
+    planned = []
+    estimates: dict[str, float] = {}
+    located: dict[str, Weights] = {}
+    wrong: dict[str, None] = {}
+    for job in jobs:
+        node = digest(dict(job.nodes["model"]))
+        try:
+            if node not in located:
+                located[node] = job.model.locate()
+            folder = prepare(job.dataset, job.nodes["dataset"])
+        except (WeightsError, DataError) as error:
+            wrong[str(error)] = None
+            continue
+        data = open_data(folder)
+        rows = len(data.corpus)
+        wrong |= dict.fromkeys(job.index.violations(rows=rows, dim=job.model.dim, k=job.k))
+        if job.batch_size > rows:
+            wrong[f"batch_size must be ≤ the {rows} documents of dataset={job.choices['dataset']}, got {job.batch_size}"] = None
+        embed, search = cells_of(job, data, folder, located[node])
+        planned.append(Planned(job, embed, search))
+        seconds = _seconds_per_item(job, speed)
+        estimates[embed.key] = _embed_seconds(job, seconds)
+        estimates[search.key] = _search_seconds(job, rows)
+        if cache.find("vectors", embed.recipe) is None:
+            estimates[embed.recipe] = (rows + len(data.queries)) * seconds
+    if wrong:
+        raise SettingsError(list(wrong))
+    return Plan(tuple(planned), frozenset(existing), estimates, note)
+
+
+# ---------------------------------------------------------------------------------------- estimates
+
+
+def _speeds(records: Iterable[Record]) -> dict[tuple[str, str], float]:
+    """Return seconds an item by (model, device), from what has been measured."""
+    found = {}
+    for record in records:
+        figure = record.metrics.get("pipeline_per_s")
+        if record.kind == "embed" and record.status == "ok" and figure is not None and figure.value:
+            found[str(record.labels["model"]), str(record.labels["device"])] = 1 / figure.value
+    return found
+
+
+def _seconds_per_item(job: Job, speed: dict[tuple[str, str], float]) -> float:
+    measured = speed.get((job.choices["model"], job.device))
+    rate = _GFLOP_PER_S_PER_CORE * job.threads if job.device == "cpu" else _ACCELERATOR_GFLOP_PER_S
+    return measured if measured is not None else job.model.gflop_per_item / rate
+
+
+def _embed_seconds(job: Job, seconds_per_item: float) -> float:
+    """Warm-up and three kinds of passes over the sample, then single queries; each replicate, then the memory pass."""
+    share = job.min_duration_s / job.processes
+    sample = max(job.embed_items, job.batch_size) * seconds_per_item
+    queries = min(max(share, job.min_requests * seconds_per_item * 1.5), 4 * share)
+    return job.processes * (2.0 + sample + 3 * max(share, sample) + queries) + 10.0 + 3 * job.batch_size * seconds_per_item
+
+
+def _search_seconds(job: Job, rows: int) -> float:
+    """Load, then every operating point, the floor and the round trip for their share or their count of requests."""
+    share = job.min_duration_s / job.processes
+    points = len(job.k) * len(job.index.search_params()) + 2
+    load = 1.0 + rows * 4e-4
+    return job.processes * (load + points * max(share, job.min_requests * 3e-3)) + load + 2.0
+
+
+def _within_budget(jobs: list[Job], speed: dict[tuple[str, str], float]) -> tuple[list[Job], str | None]:
+    """Shrink every corpus by one factor until the estimate fits ``budget=``; says what was done."""
+    budget = jobs[0].budget_s
+    if budget is None:
+        return jobs, None
+
+    def total(factor: float) -> float:
+        seconds = _START_S
+        vectors: dict[str, float] = {}
+        cells: dict[str, float] = {}
+        for job in jobs:
+            rows = _shrunk(job.dataset.corpus, factor)
+            item = _seconds_per_item(job, speed)
+            model = digest([dict(job.nodes["model"]), dict(job.nodes["dataset"]), job.dtype])
+            vectors[model] = (rows + job.dataset.queries) * item
+            cells[f"{model} {job.device} {job.batch_size}"] = _embed_seconds(job, item)
+            cells[digest([model, dict(job.nodes["store"]), dict(job.nodes["index"])])] = _search_seconds(job, rows)
+        return seconds + sum(vectors.values()) + sum(cells.values())
+
+    if total(1.0) <= budget:
+        return jobs, None
+    if total(0.0) > budget:
+        raise SettingsError(
+            f"budget={budget:g}s cannot be met: with the smallest corpus ({_SMALLEST_CORPUS}) this takes about {total(0.0):.0f} s; "
+            "raise the budget, lower processes or min_duration_s, or sweep over less"
+        )
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if total(middle) <= budget else (low, middle)
+    return [
+        _with_corpus(job, _shrunk(job.dataset.corpus, low)) for job in jobs
+    ], f"budget={budget:g}s: every corpus cut to {low:.0%} of its size"
+
+
+def _shrunk(rows: int, factor: float) -> int:
+    return min(rows, max(_SMALLEST_CORPUS, int(rows * factor)))
+
+
+def _with_corpus(job: Job, rows: int) -> Job:
+    """Return the job with another corpus size; the size asked for stays in the dataset's record as a caveat."""
+    if rows == job.dataset.corpus:
+        return job
+    node = {**job.nodes["dataset"], "corpus": rows}
+    return replace(job, dataset=replace(job.dataset, corpus=rows), nodes={**job.nodes, "dataset": node}, shrunk_from=job.dataset.corpus)  # type: ignore[type-var]
+
+
+# ---------------------------------------------------------------------------------------- manifests
+
+
+def write_manifest(plan: Plan, started_at: str) -> Path:
+    """Write down which cells this run asked for; its exit code comes from them."""
+    folder = plan.folder / "manifests"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{started_at.replace(':', '').replace('.', '')}.json"
+    body = {
+        "started_at": started_at,
+        "jobs": [
+            {
+                "overrides": list(planned.job.overrides),
+                "cells": [cell.key for cell in planned.cells],
+                "skipped": list(planned.job.unsupported),
+            }
+            for planned in plan.jobs
+        ],
+    }
+    path.write_text(json.dumps(body, indent=1))
+    return path

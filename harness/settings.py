@@ -1,0 +1,302 @@
+"""From a command line's overrides to a job whose every setting has been checked.
+
+Hydra composes the configuration; this module resolves what says ``auto``, builds the model, dataset, store and index
+(which costs nothing), and checks all that can be checked before anything is measured. It reports every violation at
+once, and it never changes a value that somebody has set.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness import devices
+from harness.build import build
+from harness.errors import SettingsError, UnsupportedError
+from harness.fingerprint import usable_cores
+from harness.interfaces import Dataset, Dtype, Index, Metric, Model, Store
+
+_HERE = Path(__file__).resolve().parent
+CONF = _HERE.parent / "conf" if (_HERE.parent / "conf" / "config.yaml").exists() else _HERE / "conf"
+"""The shipped configuration: beside the package in a checkout, inside it in a wheel."""
+
+GROUPS = ("model", "dataset", "store", "index", "workload")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One embed cell and one search cell to be measured, every setting resolved and checked."""
+
+    overrides: tuple[str, ...]
+    name: str
+    results: str
+    choices: Mapping[str, str]
+    """Group to chosen option, e.g. ``{"model": "minilm", "dataset": "docstrings"}``; `auto` is resolved."""
+    nodes: Mapping[str, Mapping[str, Any]]
+    """Group to resolved settings with ``_target_``."""
+    model: Model
+    dataset: Dataset
+    store: Store
+    index: Index
+    device: str
+    dtype: Dtype
+    batch_size: int
+    threads: int
+    metric: Metric
+    k: tuple[int, ...]
+    concurrency: tuple[int, ...]
+    min_requests: int
+    processes: int
+    min_duration_s: float
+    embed_items: int
+    seed: int
+    timeout_s: float
+    fresh: bool
+    budget_s: float | None
+    unsupported: tuple[str, ...] = ()
+    """What the store or device cannot do of this job; in a sweep such a job is skipped, alone it is an error."""
+    shrunk_from: int | None = None
+    """The corpus size asked for, where a budget has made it smaller."""
+
+    @property
+    def folder(self) -> Path:
+        """Where this job's records go."""
+        return Path(self.results) / self.name
+
+
+@contextmanager
+def composing(config_dirs: Sequence[str] = ()) -> Iterator[None]:
+    """Make Hydra ready to compose, with a user's own configuration folders after ours."""
+    missing = [f"--config-dir {folder} is not a folder" for folder in config_dirs if not Path(folder).is_dir()]
+    if missing:
+        raise SettingsError(missing)
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        yield
+
+
+def compose_job(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> Job:
+    """Return the checked job that some overrides describe; call it inside `composing`.
+
+    Raises
+    ------
+    harness.errors.SettingsError
+        Listing every violation.
+    """
+    where = [f"hydra.searchpath=[{','.join(f'file://{Path(folder).resolve()}' for folder in config_dirs)}]"] if config_dirs else []
+    config = _compose([*overrides, *where])
+    choices = {group: str(option) for group, option in config.hydra.runtime.choices.items() if group in GROUPS}
+    if choices["dataset"] == "auto":
+        modality = config.model.get("modality")
+        option = config.dataset.by_modality.get(modality)
+        if option is None:
+            raise SettingsError(f"dataset=auto knows no dataset for model.modality={modality!r}; choose one with dataset=…")
+        config = _compose([*(o for o in overrides if o != "dataset=auto"), *where, f"dataset={option}"])
+        choices["dataset"] = option
+    return _checked(config, choices, tuple(overrides))
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingsError(_plainly(error, overrides)) from error
+
+
+def _plainly(error: Exception, overrides: Sequence[str]) -> str:
+    """Return Hydra's complaint in one or two plain sentences."""
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        key = unknown[1]
+        given = next((o for o in overrides if o.lstrip("+~").startswith(f"{key}=")), key)
+        return (
+            f"{key} is not a setting (in {given!r}); `python -m harness --cfg job` shows them all; +{key}=… adds one that a plug-in takes"
+        )
+    option = re.search(r"In '[^']*': Could not find '([^'/]+)/([^']+)'", text)
+    if option:
+        return f"{option[1]}={option[2]} is not an option; it has {', '.join(options(option[1]))} (see `python -m harness list`)"
+    return " ".join(text.split())
+
+
+def options(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
+    """Return the names of a group's options, ours and those in a user's folders."""
+    folders = [CONF, *(Path(folder) for folder in config_dirs)]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def expand(arguments: Sequence[str], *, multirun: bool) -> list[tuple[str, ...]]:
+    """Return the overrides of each job that some arguments name, in Hydra's own order: one job, or the product of the sweeps.
+
+    Raises
+    ------
+    harness.errors.SettingsError
+        When an argument is not ``key=value``, or sweeps where there is no sweep.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(arguments))
+    except HydraException as error:
+        raise SettingsError(f"cannot be understood: {' '.join(str(error).split())}; settings are written key=value") from error
+    jobs: list[tuple[str, ...]] = [()]
+    for override in parsed:
+        if override.is_sweep_override():
+            if not multirun:
+                raise SettingsError(f"{override.input_line} names several values; add -m to sweep over them, or write a list as [a,b]")
+            key = override.get_key_element()
+            values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            values = [str(override.input_line)]
+        jobs = [(*job, value) for job in jobs for value in values]
+    return jobs
+
+
+def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, ...]) -> Job:
+    """Return the job, or raise with everything that is wrong with it."""
+    wrong: list[str] = []
+    unsupported: list[str] = []
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise SettingsError(" ".join(str(error).split())) from error
+    plain.pop("hydra", None)
+    get = _Reader(plain, wrong)
+    built = {}
+    for group in ("model", "dataset", "store", "index"):
+        node = plain[group]
+        missing = [f"{group}.{name} must be given; add {group}.{name}=…" for name, value in node.items() if value == "???"]
+        if missing:
+            wrong += missing
+            continue
+        try:
+            built[group] = build(node, key=group)
+        except SettingsError as error:
+            wrong += error.violations
+    workload = plain["workload"]
+    device = "cpu"
+    try:
+        device = devices.resolve(plain["device"])
+    except UnsupportedError as error:
+        unsupported += error.violations
+    except SettingsError as error:
+        wrong += error.violations
+    name = str(plain["name"])
+    if not re.fullmatch(r"[\w][\w.+-]*", name):
+        wrong.append(f"name must be one word of letters, digits, '.', '+', '-' or '_', got {name!r}")
+    k = get.integers("k", plain["k"], low=1)
+    values = {
+        "dtype": get.choice("dtype", get_args(Dtype)),
+        "metric": get.choice("metric", get_args(Metric)),
+        "batch_size": get.integer("batch_size", low=1),
+        "threads": usable_cores() if plain["threads"] is None else get.integer("threads", low=1),
+        "processes": get.integer("processes", low=1, high=64),
+        "min_duration_s": get.number("min_duration_s", above=0.0),
+        "embed_items": get.integer("embed_items", low=1),
+        "seed": get.integer("seed", low=0),
+        "timeout_s": get.number("timeout_s", above=0.0),
+        "fresh": get.choice("fresh", (True, False)),
+    }
+    min_requests = get.integer("workload.min_requests", low=1)
+    concurrency = get.integers("workload.concurrency", workload["concurrency"], low=1)
+    if concurrency != (1,) and not any("concurrency" in text for text in wrong):
+        wrong.append(f"workload.concurrency must be [1] so far, got {list(concurrency)}; clients side by side are not measured yet")
+    budget_s = None if plain["budget"] is None else _duration(plain["budget"], wrong)
+    if len(built) == 4 and not wrong:
+        model, dataset, store, index = built["model"], built["dataset"], built["store"], built["index"]
+        if dataset.modality != model.modality:
+            wrong.append(
+                f"dataset={choices['dataset']} holds {dataset.modality}, but model={choices['model']} embeds {model.modality}; "
+                f"choose a dataset of {model.modality} or dataset=auto"
+            )
+        rows = dataset.corpus
+        if rows is not None:
+            if values["batch_size"] > rows:
+                wrong.append(
+                    f"batch_size must be ≤ dataset.corpus={rows}, got {values['batch_size']}; choose a smaller one or a larger corpus"
+                )
+            if max(k) > rows:
+                wrong.append(f"k must be ≤ dataset.corpus={rows}, got {max(k)}")
+            wrong += index.violations(rows=rows, dim=model.dim, k=k)
+            unsupported += store.violations(index=index, metric=values["metric"], dim=model.dim, rows=rows, k=k)
+    if wrong:
+        raise SettingsError(wrong)
+    return Job(
+        overrides=overrides,
+        name=name,
+        results=str(plain["results"]),
+        choices=choices,
+        nodes={group: plain[group] for group in GROUPS},
+        **built,
+        device=device,
+        k=k,
+        concurrency=concurrency,
+        min_requests=min_requests,
+        budget_s=budget_s,
+        unsupported=tuple(unsupported),
+        **values,
+    )
+
+
+class _Reader:
+    """Reads values of a stated type and range out of the configuration, noting what is wrong instead of raising."""
+
+    def __init__(self, plain: Mapping[str, Any], wrong: list[str]) -> None:
+        self._plain, self._wrong = plain, wrong
+
+    def _value(self, key: str) -> Any:
+        found: Any = self._plain
+        for part in key.split("."):
+            found = found[part]
+        return found
+
+    def integer(self, key: str, *, low: int, high: int | None = None) -> int:
+        value = self._value(key)
+        if type(value) is not int or value < low or (high is not None and value > high):
+            self._wrong.append(
+                f"{key} must be a whole number " + (f"≥ {low}" if high is None else f"in [{low}, {high}]") + f", got {value!r}"
+            )
+            return low
+        return value
+
+    def integers(self, key: str, value: Any, *, low: int) -> tuple[int, ...]:
+        values = value if isinstance(value, list) else [value]
+        if not values or any(type(v) is not int or v < low for v in values) or len(set(values)) < len(values):
+            self._wrong.append(f"{key} must be a list of different whole numbers ≥ {low}, got {value!r}")
+            return (low,)
+        return tuple(values)
+
+    def number(self, key: str, *, above: float) -> float:
+        value = self._value(key)
+        if type(value) not in (int, float) or not math.isfinite(value) or value <= above:
+            self._wrong.append(f"{key} must be a number > {above:g}, got {value!r}")
+            return 1.0
+        return float(value)
+
+    def choice(self, key: str, allowed: Sequence[Any]) -> Any:
+        value = self._value(key)
+        if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+            self._wrong.append(
+                f"{key} must be one of {', '.join(str(a).lower() if isinstance(a, bool) else str(a) for a in allowed)}, got {value!r}"
+            )
+            return allowed[0]
+        return value
+
+
+_DURATION = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _duration(value: Any, wrong: list[str]) -> float | None:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", str(value))
+    if not found or float(found[1]) == 0:
+        wrong.append(f"budget must be a time such as 90s, 10m or 2h, got {value!r}")
+        return None
+    return float(found[1]) * _DURATION[found[2]]

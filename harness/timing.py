@@ -1,0 +1,72 @@
+"""The clock and the loops around it; nothing else in the project reads a clock to make a number.
+
+The clock is `time.perf_counter_ns`, read directly around the call. What the call returns is kept and looked at after
+the clock has stopped. Tests pass a clock of their own, so that no test depends on real time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Clock = Callable[[], int]
+"""Returns nanoseconds of a clock that never goes back."""
+
+
+@dataclass(frozen=True)
+class Until:
+    """When a loop has measured enough: both minima are met, or the maximum time is up."""
+
+    min_s: float
+    min_count: int
+    max_s: float
+
+    def met(self, elapsed_s: float, count: int) -> bool:
+        """Say whether to stop after `count` calls that took `elapsed_s` seconds together."""
+        return (elapsed_s >= self.min_s and count >= self.min_count) or elapsed_s >= self.max_s
+
+
+@dataclass
+class Timed:
+    """What was measured of one operating point, growing block by block."""
+
+    seconds: list[float] = field(default_factory=list)
+    """One latency a call."""
+    wall_s: float = 0.0
+    """Wall time of the blocks, the loop around the calls included: what throughput is computed from."""
+
+    @property
+    def count(self) -> int:
+        """Number of calls."""
+        return len(self.seconds)
+
+    def block(self, call: Callable[[int], Any], numbers: Sequence[int], *, clock: Clock = time.perf_counter_ns) -> list[Any]:
+        """Call ``call(i)`` for each number, timing every call; returns the answers."""
+        answers = []
+        stamps = []
+        begin = clock()
+        for number in numbers:
+            before = clock()
+            answer = call(number)
+            after = clock()
+            stamps.append(after - before)
+            answers.append(answer)
+        self.wall_s += (clock() - begin) / 1e9
+        self.seconds += [stamp / 1e9 for stamp in stamps]
+        return answers
+
+    def array(self) -> NDArray[np.float64]:
+        """Return the latencies in the order measured, seconds, shape (count,)."""
+        return np.asarray(self.seconds, dtype=np.float64)
+
+
+def seconds_of(call: Callable[[], Any], *, clock: Clock = time.perf_counter_ns) -> tuple[float, Any]:
+    """Return how long one call took, in seconds, and its answer."""
+    before = clock()
+    answer = call()
+    return (clock() - before) / 1e9, answer

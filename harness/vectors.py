@@ -1,0 +1,91 @@
+"""The one canonical pass that turns a dataset into vectors, and the exact neighbours of its queries.
+
+Search cells must not depend on batch size or on which device was free, so their vectors come from a single pass per
+recipe (weights, preprocessing, dtype, dataset), at a fixed batch size, kept in the cache with their content hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.audit import audit
+from harness.data import Batches, open_data
+from harness.datasets.decode import decode
+from harness.embed_cell import load
+from harness.groundtruth import exact_neighbours
+from harness.interfaces import Data, Metric, Model
+from harness.metrics.similarity import Neighbours
+from harness.replicate import Report
+
+CANONICAL_BATCH = 32
+"""Batch size of the canonical pass; large enough to be quick anywhere, small enough for any memory."""
+
+
+def make_vectors(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
+    """Embed corpus and queries of a dataset into ``corpus.npy``, ``queries.npy`` and ``vectors.json`` in `folder`."""
+    data = open_data(Path(spec["data"]))
+    model, info = load(spec)
+    items = [decode(data.modality, item) for item in data.corpus[:8]]
+    caveats = audit(model, info, items, asked=spec["dtype"])
+    total = len(data.corpus) + len(data.queries)
+    truncated = _write(model, data, "document", folder / "corpus.npy", lambda done: report("vectors", done / total))
+    _write(model, data, "query", folder / "queries.npy", lambda done: report("vectors", (len(data.corpus) + done) / total))
+    body = {
+        "info": asdict(info),
+        "fingerprint": _content_hash(folder / "corpus.npy", folder / "queries.npy"),
+        "truncated_share": truncated / len(data.corpus),
+        "caveats": [[caveat.code, caveat.text] for caveat in caveats],
+    }
+    (folder / "vectors.json").write_text(json.dumps(body))
+
+
+def _write(model: Model, data: Data, role: Any, path: Path, progress: Any) -> int:
+    """Embed all items of one role into a memory-mapped file in the items' own order; returns how many were truncated."""
+    items = data.corpus if role == "document" else data.queries
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(items), model.dim))
+    side = data if role == "document" else Data(**{**_fields(data), "corpus": data.queries})
+    done = truncated = 0
+    for numbers in Batches.of(side, range(len(items)), CANONICAL_BATCH):
+        prepared = model.prepare([decode(data.modality, items[i]) for i in numbers], role=role)
+        out[numbers] = model.finish(model.forward(model.transfer(prepared)))
+        truncated += prepared.truncated
+        done += len(numbers)
+        progress(done)
+    out.flush()
+    return truncated
+
+
+def _fields(data: Data) -> dict[str, Any]:
+    return {name: getattr(data, name) for name in data.__dataclass_fields__}
+
+
+def _content_hash(*paths: Path) -> str:
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as handle:
+            while chunk := handle.read(1 << 20):
+                found.update(chunk)
+    return found.hexdigest()
+
+
+def make_truth(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
+    """Find the exact nearest ``spec["k"]`` documents of every query into ``ids.npy`` and ``scores.npy`` in `folder`."""
+    report("ground truth", 0.0)
+    vectors = Path(spec["vectors"])
+    corpus = np.load(vectors / "corpus.npy", mmap_mode="r")
+    queries = np.load(vectors / "queries.npy")
+    truth = exact_neighbours(queries, corpus, k=min(spec["k"], len(corpus)), metric=spec["metric"])
+    np.save(folder / "ids.npy", truth.ids)
+    np.save(folder / "scores.npy", truth.scores)
+
+
+def open_truth(folder: Path, *, metric: Metric, rows: int) -> Neighbours:
+    """Return the ground truth that `make_truth` wrote."""
+    return Neighbours(ids=np.load(folder / "ids.npy"), scores=np.load(folder / "scores.npy"), metric=metric, rows=rows)
