@@ -1,0 +1,59 @@
+"""Reports: what a reader sees of the records, on a terminal, as one HTML page, as Markdown and as tables of numbers.
+
+Every number comes from `harness.frame.to_frame`; what a figure is called and how it is written is decided in
+`harness.report.units` for all of them at once. pandas, plotly, Jinja and rich are imported when first used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+__all__ = ["print_tables", "write_reports"]
+
+
+def write_reports(folder: str | Path) -> dict[str, Path]:
+    """Write ``report.html``, ``report.md``, ``results.csv`` and ``results.parquet`` from the records below a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        One ``results/<name>``; the newest record of each cell is shown.
+
+    Returns
+    -------
+    dict of str to Path
+        The files written, by name: ``html``, ``markdown``, ``csv``, ``parquet``.
+
+    Raises
+    ------
+    harness.errors.DataError
+        When the folder holds no record.
+    harness.errors.HarnessError
+        When a file cannot be written.
+    """
+    from harness.report.files import write
+
+    return write(Path(folder))
+
+
+def print_tables(results: str | Path | pd.DataFrame, console: Console | None = None) -> None:
+    """Print the results of a folder, or those in a frame that `harness.load_results` made.
+
+    Raises
+    ------
+    harness.errors.DataError
+        When the folder holds no record.
+    """
+    from rich.console import Console
+
+    from harness.frame import load_results
+    from harness.report.rows import plain
+    from harness.report.terminal import print_rows
+
+    frame = load_results(results) if isinstance(results, str | Path) else results
+    print_rows(plain(frame), console or Console())

@@ -1,0 +1,45 @@
+"""Writes the reports of one ``results/<name>``, each file whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from harness.errors import DataError, HarnessError
+from harness.frame import to_frame
+from harness.records import newest, scan, write_atomically
+from harness.report.markdown import markdown
+from harness.report.page import page
+from harness.report.rows import plain
+from harness.report.units import plural
+
+
+def write(folder: Path) -> dict[str, Path]:
+    """Write all reports; see `harness.report.write_reports`."""
+    found, broken = scan(folder)
+    left_out = [f"{path.name}: {reason}" for path, reason in broken]
+    records = newest(found)
+    if not records:
+        said = f"; {plural(len(left_out), 'file')} there could not be read, the first is {left_out[0]}" if left_out else ""
+        raise DataError(f"{folder / 'records'} holds no record to report on{said}; measure something first with `python -m harness`")
+    frame = to_frame(records)
+    rows = plain(frame)
+    parquet = io.BytesIO()
+    frame.to_parquet(parquet, index=False)
+    name = folder.resolve().name
+    contents = {
+        "html": ("report.html", page(name, rows, records, left_out).encode("utf-8", "backslashreplace")),
+        "markdown": ("report.md", markdown(name, rows, records, left_out).encode("utf-8", "backslashreplace")),
+        "csv": ("results.csv", frame.to_csv(index=False, lineterminator="\n").encode()),
+        "parquet": ("results.parquet", parquet.getvalue()),
+    }
+    written = {}
+    for kind, (file, content) in contents.items():
+        path = folder / file
+        try:
+            write_atomically(path, content)
+        except OSError as error:
+            reason = error.strerror or error
+            raise HarnessError(f"{path} cannot be written ({reason}); make the folder writable or copy its records/ elsewhere") from error
+        written[kind] = path
+    return written

@@ -1,0 +1,98 @@
+"""The report as Markdown, short enough for a pull request; tables as GitHub renders them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from harness.records import Record
+from harness.report.provenance import environment, machines
+from harness.report.rows import Row, caveats, cell_name, sections, unfinished
+from harness.report.summary import findings, overview
+from harness.report.tables import Cell, Table, embed_table, search_table
+from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, plural
+
+EMBED_FIGURES = ("pipeline_per_s", "throughput_per_s", "batch_latency_p50_s", "query_embed_p50_s", "peak_rss_bytes")
+SEARCH_FIGURES = ("recall", "search_latency_p50_s", "search_latency_p95_s", "qps", "ndcg_at_10", "ndcg_at_10_exact", "build_s")
+
+
+def text(words: str) -> str:
+    r"""Return words as Markdown that says just them, also inside a table's cell.
+
+    >>> text("a|b <c>\nd")
+    'a\\|b &lt;c&gt; d'
+    """
+    words = " ".join(words.split())
+    words = re.sub(r"([\\`*|\[\]~])", r"\\\1", words)
+    words = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", words)  # inside a word an underscore is only an underscore
+    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def markdown(name: str, rows: Sequence[Row], records: Sequence[Record], left_out: Sequence[str] = ()) -> str:
+    """Return the report.
+
+    Parameters
+    ----------
+    name : str
+        What the run is called.
+    rows : sequence of Row
+        The frame's rows.
+    records : sequence of Record
+        The records the frame was made of; machine and versions are read from them.
+    left_out : sequence of str
+        What could not be read, a sentence each.
+    """
+    lines = [f"# Results: {text(name)}", "", *(text(sentence) for sentence in overview(rows))]
+    lines += [text(f"Machine: {'; '.join(machines(records)) or 'not recorded'}."), ""]
+    within = False
+    for section in sections(rows):
+        lines += [f"## {text(section.name)}", "", text(section.facts), ""]
+        lines += [f"- {text(sentence)}" for sentence in findings(section)]
+        lines += [""] if findings(section) else []
+        for title, table in (
+            ("Embedding", embed_table(section.embed, EMBED_FIGURES)),
+            ("Search", search_table(section.search, SEARCH_FIGURES)),
+        ):
+            if table.rows:
+                lines += [f"### {title}", "", text(" · ".join(table.common)), "", *_table(table), ""]
+                lines += [*(text(f"{NULL} {reason}") + "  " for reason in table.nulls()), ""] if table.nulls() else []
+                within |= table.within
+    if any(row["status"] == "ok" for row in rows):
+        lines += [INTERVALS, ""]
+    if within:
+        lines += [text(WITHIN_MEANS), ""]
+    if missing := unfinished(rows):
+        lines += ["## Without a result", "", "| status | cell | reason |", "|---|---|---|"]
+        lines += [
+            f"| {text(row['status'])} | {text(cell_name(row))} | {text(row['error'] or 'no reason was recorded')} |" for row in missing
+        ]
+        lines += [""]
+    if left_out:
+        lines += ["## Files left out", "", *(f"- {text(sentence)}" for sentence in left_out), ""]
+    if noted := caveats(rows):
+        lines += ["## Caveats", "", *(f"- **{text(one.code)}** ({plural(len(one.cells), 'cell')}): {text(one.text)}" for one in noted), ""]
+    if differing := environment(records).differing:
+        lines += ["## Differences between the records", ""]
+        lines += [
+            f"- {text(one.name)}: " + ", ".join(f"{text(value)} ({plural(n, 'cell')})" for value, n in one.values) for one in differing
+        ]
+        lines += [""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def _table(table: Table) -> list[str]:
+    heads = [f"{_prefix(column.group, column.title)}{column.heading}" for column in table.columns]
+    return [
+        "| " + " | ".join(map(text, heads)) + " |",
+        "|" + "|".join("---:" if column.number else "---" for column in table.columns) + "|",
+        *("| " + " | ".join(map(_cell, row)) + " |" for row in table.rows),
+    ]
+
+
+def _prefix(group: str, title: str) -> str:
+    """Return what a percentile is one of, where its heading stands alone."""
+    return f"{group.lower().removeprefix('one ')} " if re.fullmatch(r"p\d+", title) else ""
+
+
+def _cell(cell: Cell) -> str:
+    return f"{text(cell.text)} {cell.interval}".strip()  # an interval has nothing to escape

@@ -1,0 +1,134 @@
+"""Where the numbers come from: machine, versions, models and data, and in what the records differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.records import Record
+from harness.report.units import NULL, count
+
+VARIES_BY_NATURE = frozenset({"load"})
+"""What differs from moment to moment on one machine."""
+
+
+@dataclass(frozen=True)
+class Differing:
+    """One fact in which records differ."""
+
+    name: str
+    values: tuple[tuple[str, int], ...]
+    """Each value and how many cells were measured under it."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the records' environments have in common, by heading, and in what they differ."""
+
+    common: Mapping[str, tuple[tuple[str, str], ...]]
+    differing: tuple[Differing, ...]
+
+
+def environment(records: Sequence[Record]) -> Environment:
+    """Return what is known about where some records were measured.
+
+    A fact that only some records state is not a difference: an embed cell and a search cell use different libraries.
+    """
+    seen: dict[tuple[str, str], Counter[str]] = {}
+    for record in records:
+        for heading, name, value in _flat(record.environment):
+            seen.setdefault((heading, name), Counter())[value] += 1
+    common: dict[str, list[tuple[str, str]]] = {}
+    for (heading, name), values in seen.items():
+        if len(values) == 1:
+            common.setdefault(heading, []).append((name, next(iter(values))))
+    differing = [
+        Differing(f"{heading}: {name}", tuple(values.most_common())) for (heading, name), values in seen.items() if len(values) > 1
+    ]
+    return Environment({heading: tuple(sorted(facts)) for heading, facts in common.items()}, tuple(differing))
+
+
+def _flat(environment: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (heading, name, value) of each fact; facts that stand alone are the program's."""
+    facts = []
+    for heading, value in environment.items():
+        if heading in VARIES_BY_NATURE:
+            continue
+        if isinstance(value, Mapping):
+            facts += [(heading, name, text) for name, text in _leaves(value)]
+        else:
+            facts.append(("program", "machine fingerprint" if heading == "fingerprint" else heading, _text(value)))
+    return facts
+
+
+def _leaves(mapping: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+    leaves = []
+    for name, value in mapping.items():
+        title = f"{before}{name}".replace("_", " ")
+        leaves += _leaves(value, f"{title}, ") if isinstance(value, Mapping) else [(title, _text(value))]
+    return leaves
+
+
+def _text(value: Any) -> str:
+    return NULL if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def machines(records: Sequence[Record]) -> list[str]:
+    """Return each machine in a few words, the most used first."""
+    found: Counter[str] = Counter()
+    for record in records:
+        machine = record.environment.get("machine")
+        if isinstance(machine, Mapping):
+            words = [str(machine.get("cpu") or "unknown processor")]
+            words += [f"{machine['cores']} cores"] if machine.get("cores") else []
+            words += [f"{machine['memory_gib']} GiB"] if machine.get("memory_gib") else []
+            words += [_text(machine["gpu"])] if machine.get("gpu") else []
+            found[", ".join(words)] += 1
+    return [words for words, _ in found.most_common()]
+
+
+def models(records: Sequence[Record]) -> list[dict[str, str]]:
+    """Return each model that was measured, once for each of its weights."""
+    found = []
+    for record in records:
+        model = record.model
+        if record.status != "ok" or not model:
+            continue
+        parameters = model.get("parameters")
+        found.append(
+            {
+                "model": str(record.labels.get("model") or NULL),
+                "weights": "random weights" if model.get("weights") == "random" else _text(model.get("weights")),
+                "source": _text(model.get("source")),
+                "revision": _text(model.get("revision")),
+                "dtype": _text(model.get("dtype")),
+                "parameters": count(parameters) if isinstance(parameters, int) else NULL,
+                "weights fingerprint": _text(model.get("weights_fingerprint")),
+            }
+        )
+    return _distinct(found)
+
+
+def datasets(records: Sequence[Record]) -> list[dict[str, str]]:
+    """Return each dataset that was measured on, once for each of its contents."""
+    found = []
+    for record in records:
+        data = record.data
+        if record.status != "ok" or not data:
+            continue
+        sizes = {name: count(data[name]) if isinstance(data.get(name), int) else NULL for name in ("corpus", "queries")}
+        found.append(
+            {
+                "dataset": str(record.labels.get("dataset") or data.get("name") or NULL),
+                "modality": _text(data.get("modality")),
+                **sizes,
+                "data fingerprint": _text(data.get("fingerprint")),
+            }
+        )
+    return _distinct(found)
+
+
+def _distinct(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    return list({tuple(row.items()): row for row in rows}.values())

@@ -1,0 +1,223 @@
+"""The frame as plain rows, what a row is called, and which rows may be compared with which.
+
+Names are made here and nowhere else, so that a model with random weights is called so wherever a number of its
+stands. Rankings never cross datasets: rows are split into one section for each dataset's contents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.report.pareto import pareto
+from harness.report.units import NULL, count
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+"""One row of the frame; None for what is null."""
+
+RANDOM = "random weights"
+
+
+def plain(frame: pd.DataFrame) -> list[Row]:
+    """Return the frame's rows as dictionaries of plain Python values."""
+    columns = {name: [None if missing else value for value, missing in zip(frame[name].tolist(), frame[name].isna(), strict=True)]
+               for name in map(str, frame.columns)}  # fmt: skip
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def is_random(row: Row) -> bool:
+    """Whether a row's numbers come from random weights."""
+    return row["weights"] == "random"
+
+
+def model_name(row: Row) -> str:
+    """Return what a row's model is called, random weights said."""
+    name = row["model"] or NULL
+    return f"{name} ({RANDOM})" if is_random(row) else str(name)
+
+
+def parameters(text: str | None) -> str:
+    """Return parameters, stored as a JSON object, for reading.
+
+    >>> parameters('{"M": 16, "ef_construction": 200}'), parameters(None)
+    ('M=16 ef_construction=200', '')
+    """
+    return " ".join(f"{name}={value}" for name, value in json.loads(text).items()) if text else ""
+
+
+def by_name(text: str | None) -> dict[str, str]:
+    """Return a JSON object of words, as in the columns ``reasons`` and ``caveat_texts``."""
+    return {str(name): str(words) for name, words in json.loads(text).items()} if text else {}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of what a row is."""
+
+    title: str
+    of: Callable[[Row], str]
+    column: str
+    number: bool = False
+    prefix: str = ""
+    """Written before the value where no heading says what it is."""
+
+
+def _text(column: str) -> Callable[[Row], str]:
+    return lambda row: "" if row[column] is None else str(row[column])
+
+
+def _parameters(column: str) -> Callable[[Row], str]:
+    return lambda row: parameters(row[column])
+
+
+def _machine(row: Row) -> str:
+    return "" if row["machine"] is None else str(row["machine"])[:8]
+
+
+def _measured(row: Row) -> str:
+    return str(row["started_at"] or "")[:19].replace("T", " ")
+
+
+MODEL = Part("model", model_name, "model")
+INDEX = Part("index", _text("index"), "index")
+SEARCH = Part("search", _parameters("search_params"), "search_params")
+BATCH = Part("batch size", _text("batch_size"), "batch_size", number=True, prefix="batch ")
+DEVICE = Part("device", _text("device"), "device")
+DTYPE = Part("dtype", _text("dtype"), "dtype")
+METRIC = Part("metric", _text("metric"), "metric")
+STORE = Part("store", _text("store"), "store")
+K = Part("k", _text("k"), "k", number=True, prefix="k=")
+CONCURRENCY = Part("concurrency", _text("concurrency"), "concurrency", number=True, prefix="concurrency ")
+BUILD = Part("build", _parameters("build_params"), "build_params")
+MACHINE = Part("machine", _machine, "machine", prefix="machine ")
+MEASURED = Part("measured (UTC)", _measured, "started_at")
+"""Told only where two rows would otherwise bear the same name."""
+
+EMBED_PARTS = (MODEL, DEVICE, DTYPE, BATCH, MACHINE)
+SEARCH_PARTS = (MODEL, INDEX, SEARCH, BUILD, STORE, METRIC, K, CONCURRENCY, DTYPE, MACHINE)
+
+
+def varying(rows: Sequence[Row], parts: Sequence[Part]) -> list[Part]:
+    """Return the parts in which some rows differ, and when each was measured if those parts do not tell them apart."""
+    found = [part for part in parts if len({part.of(row) for row in rows}) > 1]
+    if len({tuple(part.of(row) for part in parts) for row in rows}) < len(rows):
+        found.append(MEASURED)
+    return found
+
+
+def constant(rows: Sequence[Row], parts: Sequence[Part]) -> list[str]:
+    """Return what all rows have in common, as words; the machine is told elsewhere."""
+    differing = varying(rows, parts)
+    return [part.prefix + part.of(rows[0]) for part in parts if rows and part not in (*differing, MACHINE) and part.of(rows[0])]
+
+
+def label(row: Row, parts: Iterable[Part]) -> str:
+    """Return what a row is called by some of its parts; random weights are always named."""
+    parts = tuple(parts)
+    named = parts if MODEL in parts or not is_random(row) else (*parts, MODEL)
+    return " · ".join(part.prefix + part.of(row) for part in named if part.of(row))
+
+
+def same_work(row: Row) -> tuple[Any, ...]:
+    """Return what must be equal for two operating points to be compared: the same vectors, asked the same way on the same machine."""
+    return tuple(
+        row[name] for name in ("data_fingerprint", "model", "weights_fingerprint", "dtype", "dim", "metric", "k", "concurrency", "machine")
+    )
+
+
+def compared(rows: Iterable[Row]) -> list[list[Row]]:
+    """Return the operating points that may be ranked, in groups of `same_work`; those of random weights never are."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if not is_random(row) and row["recall"] is not None and row["search_latency_p50_s"] is not None:
+            groups.setdefault(same_work(row), []).append(row)
+    return list(groups.values())
+
+
+def front(rows: Sequence[Row]) -> list[Row]:
+    """Return one group's operating points that no other beats in both recall and median latency, by rising recall."""
+    return [rows[i] for i in pareto([(row["recall"], row["search_latency_p50_s"]) for row in rows])]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One dataset's results."""
+
+    name: str
+    facts: str
+    """Its size, kind and dimensions, for a reader."""
+    fingerprint: str | None
+    embed: tuple[Row, ...]
+    search: tuple[Row, ...]
+
+
+def sections(rows: Iterable[Row]) -> list[Section]:
+    """Return the measured rows by dataset: one section for each name and contents, since another size is another task."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            groups.setdefault((row["dataset"] or "", row["data_fingerprint"] or ""), []).append(row)
+    found = []
+    for (name, fingerprint), group in sorted(groups.items()):
+        embed = sorted((row for row in group if row["kind"] == "embed"), key=_order(EMBED_PARTS))
+        search = sorted((row for row in group if row["kind"] == "search"), key=_order((MODEL, K, CONCURRENCY, STORE, INDEX, BUILD)))
+        found.append(Section(name or "no dataset", _facts(group), fingerprint or None, tuple(embed), tuple(search)))
+    return found
+
+
+def _order(parts: Sequence[Part]) -> Callable[[Row], Any]:
+    """Sort by parts, numbers as numbers, then by the search parameters' values, then by time."""
+
+    def key(row: Row) -> Any:
+        values = [(row[part.column] is not None, row[part.column] or 0) if part.number else part.of(row) for part in parts]
+        knob = [float(value) for value in json.loads(row["search_params"] or "{}").values()]
+        return (*values, knob, str(row["started_at"]))
+
+    return key
+
+
+def _facts(rows: Sequence[Row]) -> str:
+    """Return a dataset's size in words; several models have several dimensions."""
+
+    def known(column: str) -> list[Any]:
+        return sorted({row[column] for row in rows if row[column] is not None})
+
+    facts = known("modality")
+    facts += [f"{count(n)} documents" for n in known("corpus")[:1]] + [f"{count(n)} queries" for n in known("queries")[:1]]
+    if dims := known("dim"):
+        facts.append(f"{' or '.join(map(str, dims))} dimensions")
+    return ", ".join(facts)
+
+
+def unfinished(rows: Iterable[Row]) -> list[Row]:
+    """Return the cells that have no result."""
+    return [row for row in rows if row["status"] != "ok"]
+
+
+def cell_name(row: Row) -> str:
+    """Return what a cell is called outside its section."""
+    parts = (MODEL, DEVICE, DTYPE, BATCH) if row["kind"] == "embed" else (MODEL, INDEX, BUILD, STORE, METRIC)
+    return f"{row['kind']}: {label(row, parts)} · {row['dataset'] or 'no dataset'}"
+
+
+@dataclass(frozen=True)
+class Noted:
+    """One caveat and the cells it belongs to."""
+
+    code: str
+    text: str
+    cells: tuple[str, ...]
+
+
+def caveats(rows: Iterable[Row]) -> list[Noted]:
+    """Return every caveat of some rows once for each wording, with the cells it belongs to."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        for code, text in by_name(row["caveat_texts"]).items():
+            found.setdefault((code, text), {})[cell_name(row)] = None
+    return [Noted(code, text, tuple(cells)) for (code, text), cells in sorted(found.items())]

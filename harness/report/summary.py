@@ -1,0 +1,154 @@
+"""What was measured and what stands out, in sentences.
+
+A sentence names a best only among rows that did the same work, never one made of random weights, and says which
+others cannot be told apart from it by their intervals.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from harness.report.rows import (
+    BATCH,
+    BUILD,
+    CONCURRENCY,
+    DEVICE,
+    DTYPE,
+    INDEX,
+    K,
+    MACHINE,
+    METRIC,
+    MODEL,
+    SEARCH,
+    STORE,
+    Part,
+    Row,
+    Section,
+    compared,
+    is_random,
+    label,
+    model_name,
+    sections,
+    varying,
+)
+from harness.report.tables import is_within
+from harness.report.units import SHOWN, WITHIN, count, interval, number, plural
+
+GOOD_RECALL = 0.95
+"""The recall from which an index is called good enough in a sentence; a common requirement, and only a wording."""
+
+STATUS_WORDS = {"oom": "ran out of memory", "failed": "failed", "invalid": "gave an invalid result", "skipped": "skipped"}
+
+
+def overview(rows: Sequence[Row]) -> list[str]:
+    """Return what was measured, when and on what data."""
+    done = [row for row in rows if row["status"] == "ok"]
+    cells = {kind: len({row["key"] for row in done if row["kind"] == kind}) for kind in ("embed", "search")}
+    points = sum(row["kind"] == "search" and row["k"] is not None for row in done)
+    parts = []
+    if cells["embed"]:
+        parts.append(plural(cells["embed"], "embed cell"))
+    if cells["search"]:
+        parts.append(f"{plural(cells['search'], 'search cell')} with {plural(points, 'operating point')}")
+    first = f"{' and '.join(parts) or 'No cell'} {'was' if sum(cells.values()) == 1 or not parts else 'were'} measured{_when(done)}."
+    found = [first[0].upper() + first[1:]]
+    states = Counter(row["status"] for row in {row["key"]: row for row in rows if row["status"] != "ok"}.values())
+    if states:
+        found.append(f"Without a result: {_list([f'{count(n)} {STATUS_WORDS.get(state, state)}' for state, n in sorted(states.items())])}.")
+    data = [f"{section.name} ({section.facts})" if section.facts else section.name for section in sections(rows)]
+    if data:
+        found.append(f"Data: {'; '.join(data)}.")
+    if randoms := sorted({model_name(row) for row in done if is_random(row)}):
+        found.append(f"{_list(randoms)}: speed and memory are real, the vectors are not, so these rows take part in no comparison.")
+    return found
+
+
+def _when(rows: Sequence[Row]) -> str:
+    times = sorted(str(row["started_at"])[:16].replace("T", " ") for row in rows if row["started_at"])
+    if not times:
+        return ""
+    first, last = times[0], times[-1]
+    if first == last:
+        return f" on {first} UTC"
+    return f" between {first} and {last.removeprefix(first[:11])} UTC"
+
+
+def findings(section: Section) -> list[str]:
+    """Return what stands out in one dataset's results."""
+    return [*_throughput(section.embed), *_search(section.search)]
+
+
+def _throughput(rows: Sequence[Row]) -> list[str]:
+    """Tell each machine's fastest pipeline; machines are not ranked against each other."""
+    sentences = []
+    for machine in dict.fromkeys(row["machine"] for row in rows):
+        known = [row for row in rows if row["machine"] == machine and row["pipeline_per_s"] is not None and not is_random(row)]
+        if len(known) < 2:
+            continue
+        best = max(known, key=lambda row: float(row["pipeline_per_s"]))
+        parts = [part for part in (MODEL, DEVICE, DTYPE, BATCH) if part in varying(known, (MODEL, DEVICE, DTYPE, BATCH))] or [MODEL, BATCH]
+        words = f"The highest pipeline throughput is {_figure(best, 'pipeline_per_s')} with {label(best, parts)}{_on(rows, machine)}"
+        sentences.append(words + _alike(best, known, "pipeline_per_s", parts) + ".")
+    return sentences
+
+
+def _search(rows: Sequence[Row]) -> list[str]:
+    sentences = []
+    groups = compared(rows)
+    context = [part for part in (MODEL, DTYPE, METRIC, CONCURRENCY) if part in varying(rows, (MODEL, DTYPE, METRIC, CONCURRENCY))]
+    for group in groups:
+        if len(group) < 2:
+            continue
+        what = f"recall@{group[0]['k']}"
+        where = "".join(f", {part.prefix}{part.of(group[0])}" for part in context) + _on(rows, group[0]["machine"])
+        parts = [INDEX, SEARCH, *(part for part in (STORE, BUILD) if _needed(group, part))]
+        good = [row for row in group if row["recall"] >= GOOD_RECALL]
+        if not good:
+            best = max(group, key=lambda row: (float(row["recall"]), -float(row["search_latency_p50_s"])))
+            sentences.append(
+                f"No operating point reached a {what} of {GOOD_RECALL}{where}; the highest is {_figure(best, 'recall')} with {label(best, parts)}."
+            )
+            continue
+        best = min(good, key=lambda row: float(row["search_latency_p50_s"]))
+        words = (
+            f"Of the operating points with a {what} of at least {GOOD_RECALL}{where}, {label(best, parts)} has the lowest median latency: "
+            f"{_figure(best, 'search_latency_p50_s')} at a recall of {_figure(best, 'recall')}"
+        )
+        sentences.append(words + _alike(best, good, "search_latency_p50_s", parts) + ".")
+    return sentences
+
+
+def _needed(rows: Sequence[Row], part: Part) -> bool:
+    """Whether an index's name alone leaves open which row is meant."""
+    return len({(row["index"], part.of(row)) for row in rows}) > len({row["index"] for row in rows})
+
+
+def _on(rows: Sequence[Row], machine: str | None) -> str:
+    return f" on machine {str(machine)[:8]}" if MACHINE in varying(rows, (MACHINE,)) else ""
+
+
+def _figure(row: Row, name: str) -> str:
+    words = f"{number(name, row[name])} {SHOWN[name].unit}".strip()
+    between = interval(name, row[name], row[f"{name}_lo"], row[f"{name}_hi"])
+    return f"{words} {between}{WITHIN if is_within(row, name) else ''}".strip()
+
+
+def _alike(best: Row, rows: Sequence[Row], name: str, parts: Sequence[Part]) -> str:
+    """Return which rows' intervals overlap with the best one's, as the end of a sentence."""
+    others = [row for row in rows if row is not best]
+    if not others:
+        return ""
+    if any(row[f"{name}_lo"] is None or row[f"{name}_hi"] is None for row in (best, *others)):
+        return "; without intervals for all of them, the difference may be chance"
+    alike = [row for row in others if row[f"{name}_lo"] <= best[f"{name}_hi"] and best[f"{name}_lo"] <= row[f"{name}_hi"]]
+    if not alike:
+        return ""
+    return f"; the interval overlaps with {_list([label(row, parts) for row in alike], most=3)}, so these cannot be told apart"
+
+
+def _list(words: Sequence[str], *, most: int = 10) -> str:
+    """Return words joined by commas and an *and*; of a long list only the first `most`."""
+    if len(words) > most:
+        return f"{', '.join(words[:most])} and {len(words) - most} more"
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,174 @@
+"""The tables, before anyone decides whether they go to a terminal, to Markdown or to a web page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.report.rows import (
+    BATCH,
+    BUILD,
+    EMBED_PARTS,
+    INDEX,
+    MODEL,
+    SEARCH,
+    SEARCH_PARTS,
+    Part,
+    Row,
+    by_name,
+    constant,
+    is_random,
+    label,
+    varying,
+)
+from harness.report.units import NULL, SHOWN, WITHIN, interval, number, plural, significant
+
+EMBED_FIGURES = (
+    "pipeline_per_s", "throughput_per_s", "units_per_s", "batch_latency_p50_s", "batch_latency_p95_s", "query_embed_p50_s", "query_embed_p99_s",
+    "load_s", "first_batch_s", "first_query_s", "peak_rss_bytes", "device_peak_bytes", "truncated_share",
+)  # fmt: skip
+SEARCH_FIGURES = (
+    "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "qps", "ndcg_at_10", "ndcg_at_10_exact",
+    "label_recall_at_10", "label_recall_at_10_exact", "round_trip_p50_s", "floor_p50_s", "insert_s", "build_s", "ready_s", "index_bytes",
+)  # fmt: skip
+EMBED_BRIEF = ("pipeline_per_s", "throughput_per_s", "query_embed_p50_s", "peak_rss_bytes")
+SEARCH_BRIEF = ("recall", "search_latency_p50_s", "qps", "ndcg_at_10")
+"""The few that fit a terminal of 80 columns."""
+
+ABSENT = "not part of this cell's measurement"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str
+    interval: str = ""
+    """What stands beside or under the text: ``[low, high]``, marked where it rests on one process; empty where there is none."""
+    note: str = ""
+    """What a reader who wonders should be told: why it is null, or what it rests on."""
+    sort: float | str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    title: str
+    unit: str = ""
+    group: str = ""
+    meaning: str = ""
+    number: bool = False
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table and what all of its rows have in common."""
+
+    common: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def within(self) -> bool:
+        """Whether an interval in it rests on one process."""
+        return any(WITHIN in cell.interval for row in self.rows for cell in row)
+
+    def nulls(self) -> list[str]:
+        """Return why figures are missing, each heading and reason once."""
+        pairs = (zip(self.columns, row, strict=True) for row in self.rows)
+        found = {
+            f"{column.group} {column.title}: {cell.note}": None
+            for row in pairs
+            for column, cell in row
+            if column.number and column.group and cell.text == NULL
+        }
+        return list(found)
+
+
+def embed_table(rows: Sequence[Row], figures: Sequence[str] = EMBED_FIGURES, *, merged: bool = False) -> Table:
+    """Return the table of some embed cells; `merged` puts what a row is into one column."""
+    return _table(rows, EMBED_PARTS, (MODEL, BATCH), figures, merged)
+
+
+def search_table(rows: Sequence[Row], figures: Sequence[str] = SEARCH_FIGURES, *, merged: bool = False) -> Table:
+    """Return the table of some operating points; `merged` puts what a row is into one column."""
+    return _table(rows, SEARCH_PARTS, (INDEX, SEARCH), figures, merged)
+
+
+def _table(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], figures: Sequence[str], merged: bool) -> Table:
+    told = varying(rows, parts)
+    shown = [part for part in parts if part in told or part in always or (part is MODEL and any(is_random(row) for row in rows))]
+    shown += [part for part in told if part not in parts]
+    kept = [name for name in figures if any(row[name] is not None or name in by_name(row["reasons"]) for row in rows)]
+    units = {str(row["unit"]) for row in rows if row["unit"] is not None}
+    caveats = not merged and any(row["caveats"] for row in rows)
+    if merged:
+        more = [part for part in shown if part not in always and (part is not BUILD or _index_in_two_builds(rows))]
+        identity = [Column(always[0].title)]
+        names = [[_name(row, always, more)] for row in rows]
+    else:
+        identity = [Column(part.title, number=part.number) for part in shown]
+        names = [
+            [
+                Cell(part.of(row) or NULL, note="" if part.of(row) else "has none", sort=row[part.column] if part.number else part.of(row))
+                for part in shown
+            ]
+            for row in rows
+        ]
+    columns = [*identity, *(_column(name, units) for name in kept), *([Column("caveats")] if caveats else [])]
+    cells = [
+        (*name, *(_cell(row, figure) for figure in kept), *([_caveats(row)] if caveats else []))
+        for name, row in zip(names, rows, strict=True)
+    ]
+    return Table(tuple(constant(rows, [part for part in parts if part not in shown])), tuple(columns), tuple(cells))
+
+
+def _name(row: Row, first: Sequence[Part], more: Sequence[Part]) -> Cell:
+    """Return a row's name as one cell, everything but the first part on lines of its own."""
+    lines = [part.prefix * (part is BATCH) + part.of(row) for part in first if part.of(row)]
+    return Cell(lines[0] if lines else NULL, "\n".join([*lines[1:], *([label(row, more)] if more else [])]))
+
+
+def _caveats(row: Row) -> Cell:
+    texts = by_name(row["caveat_texts"])
+    return Cell(", ".join(texts), note=" ".join(texts.values()), sort=", ".join(texts))
+
+
+def _index_in_two_builds(rows: Sequence[Row]) -> bool:
+    return len({(row["index"], row["build_params"]) for row in rows}) > len({row["index"] for row in rows})
+
+
+def _column(name: str, units: set[str]) -> Column:
+    shown = SHOWN[name]
+    unit = f"{' or '.join(sorted(units))}/s" if name == "units_per_s" and units else shown.unit
+    return Column(shown.title, unit, shown.group, shown.meaning, number=True)
+
+
+def _cell(row: Row, name: str) -> Cell:
+    value: float | None = row[name]
+    reason = by_name(row["reasons"]).get(name)
+    if value is None:
+        return Cell(NULL, note=reason or ABSENT)
+    lo, hi, n = row[f"{name}_lo"], row[f"{name}_hi"], row[f"{name}_n"]
+    within = is_within(row, name)
+    between = interval(name, value, lo, hi)
+    notes = [f"n = {plural(int(n), replication(name))}"] if n else []
+    notes += ["the interval is one within a single process"] if within else []
+    notes += [reason] if reason else []
+    return Cell(number(name, value), f"{between}{WITHIN if within else ''}", "; ".join(notes), value)
+
+
+def is_within(row: Row, name: str) -> bool:
+    """Whether a figure has an interval that rests on one process only."""
+    return row[f"{name}_lo"] is not None and row[f"{name}_n"] == 1 and replication(name) == "process"
+
+
+def replication(name: str) -> Any:
+    """Return what is repeated to know a figure's uncertainty."""
+    return {"Index fidelity": "query", "Quality against labels": "query", "Build": "build"}.get(SHOWN[name].group, "process")

@@ -1,0 +1,183 @@
+"""How a figure is written: the only place where seconds become milliseconds and bytes megabytes.
+
+Records and frames hold seconds and bytes. Each figure has one fixed unit on every page, so that a column can be
+read and sorted down; the number of digits follows from the value.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+NULL = "–"
+"""What stands for a figure that was not measured; never 0."""
+
+WITHIN = "†"
+"""Marks an interval that rests on one process."""
+
+INTERVALS = "[low, high] is the 95 % interval: over processes for timings, over queries for recall and quality, over builds for builds."
+WITHIN_MEANS = f"{WITHIN} within one process: the interval leaves out how much one process differs from the next."
+
+Group = Literal["Throughput", "One batch", "One query", "Cold start", "Memory", "Input", "Index fidelity", "One search", "Load", "Build",
+                "Attribution", "Quality against labels", "Stages"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How one figure of the frame is written."""
+
+    title: str
+    unit: str
+    """Printed in the heading; empty for ratios and scores."""
+    group: Group
+    meaning: str
+    scale: float = 1.0
+    """What the stored value is multiplied by."""
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+def _ms(title: str, group: Group, meaning: str) -> Shown:
+    return Shown(title, "ms", group, meaning, 1e3)
+
+
+def _mb(title: str, meaning: str) -> Shown:
+    return Shown(title, "MB", "Memory", meaning, 1e-6)
+
+
+SHOWN: dict[str, Shown] = {
+    "pipeline_per_s": Shown("pipeline", "items/s", "Throughput", "Items in, vectors out, preparation overlapped with the forward pass."),
+    "throughput_per_s": Shown("forward", "items/s", "Throughput", "Prepared batches through the forward pass alone."),
+    "units_per_s": Shown("forward", "units/s", "Throughput", "The same in the modality's own unit."),
+    "batch_latency_p50_s": _ms("p50", "One batch", "Median time of one forward pass over a batch."),
+    "batch_latency_p95_s": _ms("p95", "One batch", "95th percentile of the time of one forward pass over a batch."),
+    "query_embed_p50_s": _ms("p50", "One query", "Median time to embed one query: batch 1, from text or image to vector."),
+    "query_embed_p99_s": _ms("p99", "One query", "99th percentile of the time to embed one query."),
+    "load_s": Shown("load", "s", "Cold start", "Time to load the model in a fresh process."),
+    "first_batch_s": _ms("first batch", "Cold start", "The first batch after loading, before any warm-up."),
+    "first_query_s": _ms("first query", "Cold start", "The first query after loading."),
+    "truncated_share": Shown("truncated", "", "Input", "Share of the items cut to the model's longest input."),
+    "peak_rss_bytes": _mb("process", "Highest resident memory of the measuring process, in a pass of its own (1 MB = 10⁶ bytes)."),
+    "device_peak_bytes": _mb("device", "Highest memory on the accelerator."),
+    "recall": Shown("recall", "", "Index fidelity", "Share of the true k nearest neighbours found, ties counted as equal; 1 is exact search."),
+    "recall_strict": Shown("strict", "", "Index fidelity", "The same by id alone: a tied neighbour under another id counts as a miss."),
+    "search_latency_p50_s": _ms("p50", "One search", "Median time of one search, seen by the client."),
+    "search_latency_p95_s": _ms("p95", "One search", "95th percentile of the time of one search."),
+    "search_latency_p99_s": _ms("p99", "One search", "99th percentile of the time of one search."),
+    "qps": Shown("searches", "1/s", "Load", "Searches a second at the stated concurrency."),
+    "round_trip_p50_s": _ms("round trip", "Attribution", "Median time of a search in a near-empty collection: the cost of asking."),
+    "floor_p50_s": _ms("floor", "Attribution", "Median time with as many rows and the cheapest index: what no choice of index can remove."),
+    "insert_s": Shown("insert", "s", "Build", "Time to insert the whole corpus."),
+    "build_s": Shown("build", "s", "Build", "Time to build the index."),
+    "ready_s": Shown("ready", "s", "Build", "Time until the store itself says that it is ready."),
+    "index_bytes": Shown("size", "MB", "Build", "Size of the index as the store tells it (1 MB = 10⁶ bytes).", 1e-6),
+    "ndcg_at_10": Shown("nDCG@10", "", "Quality against labels", "Ranking quality against relevance labels, through this index."),
+    "ndcg_at_10_exact": Shown("nDCG@10 exact", "", "Quality against labels", "The same with exact search: what the index could reach at most, about."),
+    "label_recall_at_10": Shown("recall@10", "", "Quality against labels", "Share of the labelled documents among the first 10, through this index."),
+    "label_recall_at_10_exact": Shown("recall@10 exact", "", "Quality against labels", "The same with exact search."),
+    "decode_s": _ms("decode", "Stages", "Mean time a batch spends being read and decoded."),
+    "preprocess_s": _ms("preprocess", "Stages", "Mean time a batch spends in tokenising or resizing."),
+    "transfer_s": _ms("transfer", "Stages", "Mean time to move a batch to the device."),
+    "forward_s": _ms("forward", "Stages", "Mean time of the forward pass over a batch."),
+    "finish_s": _ms("finish", "Stages", "Mean time to bring a batch's vectors back."),
+}  # fmt: skip
+"""Every figure of the frame, by its column."""
+
+SCORES = frozenset(name for name, shown in SHOWN.items() if not shown.unit)
+"""Figures between 0 and 1, written with three decimals."""
+
+
+def scaled(name: str, value: float) -> float:
+    """Return a stored value in the unit it is shown in."""
+    return value * SHOWN[name].scale
+
+
+def number(name: str, value: float | None) -> str:
+    """Return a stored value as text, in its unit but without it; a dash where there is none."""
+    if value is None:
+        return NULL
+    return score(value) if name in SCORES else significant(scaled(name, value))
+
+
+def interval(name: str, value: float | None, lo: float | None, hi: float | None) -> str:
+    """Return ``[low, high]`` with as many decimals as the value beside it has; empty where there is no interval."""
+    if value is None or lo is None or hi is None:
+        return ""
+    if name in SCORES:
+        return f"[{score(lo)}, {score(hi)}]"
+    decimals = _decimals(scaled(name, value))
+    return "[" + ", ".join(f"{scaled(name, end):,.{decimals}f}" for end in (lo, hi)) + "]"
+
+
+def score(value: float) -> str:
+    """Return a number between 0 and 1 with three decimals; only exactly 1 is written 1.000, only exactly 0 is 0.000.
+
+    >>> score(0.98412), score(0.9999), score(1.0), score(0.0001)
+    ('0.984', '>0.999', '1.000', '<0.001')
+    """
+    text = f"{value:.3f}"
+    if text == "1.000" and value < 1:
+        return ">0.999"
+    if text in {"0.000", "-0.000"} and value != 0:
+        return "<0.001"
+    return text
+
+
+def significant(value: float) -> str:
+    """Return a number with three significant digits, whole from 100 on.
+
+    >>> significant(3.6149), significant(1234.5), significant(0), significant(99.96)
+    ('3.61', '1,234', '0', '100')
+    """
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def count(value: int) -> str:
+    """Return a number of things.
+
+    >>> count(20000)
+    '20,000'
+    """
+    return f"{value:,}"
+
+
+def share(part: float) -> str:
+    """Return a share as a whole percentage.
+
+    >>> share(0.864), share(0.001), share(0.0)
+    ('86 %', '<1 %', '0 %')
+    """
+    return "<1 %" if 0 < part < 0.005 else f"{part * 100:.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time in words.
+
+    >>> duration(4.21), duration(190.0), duration(7500.0)
+    ('4.2 s', '3 min 10 s', '2 h 5 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plural(number: int, word: str) -> str:
+    """Return a count with its noun.
+
+    >>> plural(1, "cell"), plural(3, "process"), plural(2, "query")
+    ('1 cell', '3 processes', '2 queries')
+    """
+    many = f"{word[:-1]}ies" if word.endswith("y") else f"{word}es" if word.endswith("ss") else f"{word}s"
+    return f"{count(number)} {word if number == 1 else many}"
+
+
+def _decimals(value: float) -> int:
+    """Return how many decimals give three significant digits after rounding, none from 100 on and at most nine."""
+    if value == 0:
+        return 0
+    rounded = float(f"{value:.2e}")  # 9.999 becomes 10.0 first
+    return min(max(2 - math.floor(math.log10(abs(rounded))), 0), 9)
