@@ -1,0 +1,69 @@
+"""Work for measuring processes, good and bad, named in tests as ``tests.tasks:function``."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from harness.errors import AuditError, StoreError
+
+
+def succeed(spec, folder, report):
+    report("half", 0.5)
+    (folder / "answer").write_text(str(spec["value"]))
+    print("a library talks")
+    os.write(1, b'{"exit": 99}\n')  # must not be taken for an event
+
+
+def hash_of_a_word(spec, folder, report):
+    (folder / "answer").write_text(str(hash("a word")))
+
+
+def environment(spec, folder, report):
+    (folder / "answer").write_text(os.environ.get("OMP_NUM_THREADS", ""))
+
+
+def loaded_modules(spec, folder, report):
+    (folder / "answer").write_text(" ".join(sys.modules))
+
+
+def raise_bug(spec, folder, report):
+    raise ValueError("a bug")
+
+
+def raise_audit(spec, folder, report):
+    raise AuditError("the vectors are constant")
+
+
+def raise_store(spec, folder, report):
+    raise StoreError("the store has gone")
+
+
+def run_out_of_memory(spec, folder, report):
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+    bytearray(2**33)
+
+
+def hang(spec, folder, report):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (folder / "pids").write_text(f"{os.getpid()} {child.pid}")
+    time.sleep(600)
+
+
+def kill_itself(spec, folder, report):
+    print("last words")
+    sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_its_server(spec, folder, report):
+    (folder / "pids").write_text(str(os.getpid()))
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def exit_silently(spec, folder, report):
+    os._exit(7)
