@@ -173,8 +173,8 @@ class Dataset(Protocol):
     def modality(self) -> Modality: ...
 
     @property
-    def corpus(self) -> int:
-        """Number of documents asked for."""
+    def corpus(self) -> int | None:
+        """Number of documents asked for; None for all there are, known only after `materialise`."""
 
     @property
     def queries(self) -> int:
