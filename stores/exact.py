@@ -1,0 +1,225 @@
+"""The oracle: brute force in NumPy, exact to float64 at the speed of a float32 matrix product.
+
+Every query is scored against every row by one float32 matrix product. Its rounding error has a known
+bound, so the rows that could belong to the answer are those within twice that bound of the k-th best;
+only they are scored again, in float64 from the original numbers, and ranked by (distance, id). The
+answer is therefore that of a float64 brute force, ties going to the lower id, also where float32 alone
+would misrank: near-duplicates, and L2 far from the origin, where ‖x‖² − 2q·x cancels.
+
+The product uses NumPy's BLAS, hence as many threads as OMP_NUM_THREADS allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import StoreError
+from harness.interfaces import Ids, Index, Metric, Ready, Vectors
+from stores.index import FLAT
+from stores.vectors import METRICS, check_rows, check_shape, unsupported
+
+SCORES_BYTES = 64 * 2**20
+"""Memory for one block of scores; larger blocks gain no speed and disturb the memory figure."""
+
+UNIT_ROUNDOFF = 2.0**-24
+"""Of float32 with rounding to nearest."""
+
+
+class Exact:
+    """Exact search, one matrix product a block of queries; ids are the rows' numbers."""
+
+    def __init__(self) -> None:
+        self._dim = 0
+        self._metric: Metric = "cosine"
+        self._batches: dict[int, Vectors] | None = None
+        self._rows: Vectors | None = None
+        self._norms: Vectors = np.empty(0, np.float32)
+
+    @property
+    def name(self) -> str:
+        """The name in ``store=exact``."""
+        return "exact"
+
+    @property
+    def in_process(self) -> bool:
+        """It is this process."""
+        return True
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Exact search has no other."""
+        return ("FLAT",)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All of them."""
+        return METRICS
+
+    @property
+    def largest_insert(self) -> int:
+        """A batch is only copied; 256 MiB of 4-kB vectors."""
+        return 65_536
+
+    def violations(self, *, index: Index, metric: Metric, dim: int, rows: int, k: Sequence[int]) -> list[str]:  # noqa: ARG002
+        """What of this combination exact search cannot do."""
+        return unsupported(self.name, index=index, metric=metric, dim=dim, k=k, families=self.families, metrics=self.metrics)
+
+    def open(self, folder: Path) -> None:
+        """Nothing to connect to, nothing to write."""
+
+    def version(self) -> str:
+        """NumPy's version: it does the work."""
+        return f"numpy {np.__version__}"
+
+    def create(self, collection: str, *, dim: int, metric: Metric, index: Index) -> None:  # noqa: ARG002
+        """Begin with no rows."""
+        refused = unsupported(self.name, index=index, metric=metric, dim=dim, k=(), families=self.families, metrics=self.metrics)
+        if refused:
+            raise StoreError("; ".join(refused))
+        self._dim, self._metric, self._batches, self._rows = dim, metric, {}, None
+
+    def insert(self, vectors: Vectors, first_id: int) -> None:
+        """Copy a batch.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When there is no collection, or a row cannot be ranked.
+        """
+        if self._batches is None:
+            raise StoreError(f"store={self.name}: insert before create")
+        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=first_id)
+        self._batches[first_id] = vectors.copy()
+
+    def build(self) -> None:
+        """Lay the batches one after the other, by id.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When ids repeat or leave gaps.
+        """
+        if self._batches is None:
+            raise StoreError(f"store={self.name}: build before create")
+        expected = 0
+        for first_id, batch in sorted(self._batches.items()):
+            if first_id != expected:
+                raise StoreError(f"store={self.name}: ids must run from 0 without gaps or repeats; expected {expected}, got {first_id}")
+            expected += len(batch)
+        batches = [batch for _, batch in sorted(self._batches.items())]
+        rows = np.concatenate(batches) if batches else np.empty((0, self._dim), np.float32)
+        self._rows, self._norms, self._batches = rows, _norms(rows).astype(np.float32), {}
+
+    def wait_ready(self, *, rows: int, deadline_s: float) -> Ready:  # noqa: ARG002
+        """Ready as soon as it is built.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When it is not built, or holds another number of rows.
+        """
+        held = None if self._rows is None else len(self._rows)
+        if held != rows:
+            raise StoreError(f"store={self.name} holds {held or 0} built rows, not {rows}")
+        return Ready(rows=rows, segments=1, index_state="Finished")
+
+    def search(self, queries: Vectors, k: int, params: Mapping[str, int | float]) -> Ids:  # noqa: ARG002
+        """Ids of the k nearest rows of each query, exact, ties by lower id.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n, dim), float32
+        k : int
+        params : mapping
+            Exact search has none.
+
+        Returns
+        -------
+        ndarray of shape (n, k), int64
+            Best first, -1 where there are fewer than k rows.
+        """
+        if self._rows is None:
+            raise StoreError(f"store={self.name}: search before the collection is built")
+        check_shape(self.name, queries, dim=self._dim)
+        answer = np.full((len(queries), k), -1, dtype=np.int64)
+        found = min(k, len(self._rows))
+        if found:
+            at_once = max(1, SCORES_BYTES // (4 * len(self._rows)))
+            for start in range(0, len(queries), at_once):
+                for row, query, scores, slack in self._scored(queries[start : start + at_once], start):
+                    kth = np.partition(scores, found - 1)[found - 1]
+                    near = np.flatnonzero(~(scores > kth + slack))
+                    answer[row, :found] = near[np.lexsort((near, self._distances(query, near)))[:found]]
+        return answer
+
+    def _scored(self, queries: Vectors, first: int) -> list[tuple[int, Vectors, Vectors, float]]:
+        """Score every row in float32, smaller is nearer.
+
+        Returns
+        -------
+        list of (row of the answer, query, scores of shape (n,), slack)
+            `slack` is twice the largest error that a score can have. A dot product of d terms errs by at
+            most γ(d)·‖q‖·‖x‖ with γ(d) = d·u / (1 − d·u) (Higham, Accuracy and Stability of Numerical
+            Algorithms, 2nd ed., section 3.1); 8 more roundings cover what is done to it here.
+        """
+        assert self._rows is not None
+        lengths, largest = _norms(queries), float(self._norms.max())
+        scores = queries @ self._rows.T
+        np.negative(scores, out=scores)
+        if self._metric == "cosine":
+            scores /= self._norms
+            largest = 1.0
+        elif self._metric == "l2":
+            scores *= 2.0
+            scores += np.square(self._norms)
+        steps = (self._dim + 8) * UNIT_ROUNDOFF
+        errors = steps / (1.0 - steps) * lengths * largest
+        if self._metric == "l2":
+            errors = 2.0 * errors + 8.0 * UNIT_ROUNDOFF * largest * (largest + 2.0 * lengths)
+        if not _in_float32_range(self._norms) or not _in_float32_range(lengths):
+            errors[:] = np.inf
+        return [(first + i, query, scores[i], 2.0 * float(errors[i])) for i, query in enumerate(queries)]
+
+    def _distances(self, query: Vectors, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Distances in float64 from one query to some rows; equal rows get equal distances, wherever they lie."""
+        assert self._rows is not None
+        rows, query64 = self._rows[ids].astype(np.float64), query.astype(np.float64)
+        if self._metric == "l2":
+            distances: NDArray[np.float64] = np.square(rows - query64).sum(axis=1)
+            return distances
+        products: NDArray[np.float64] = (rows * query64).sum(axis=1)
+        if self._metric == "cosine":
+            products /= _norms(self._rows[ids])
+        return -products
+
+    def index_bytes(self) -> int | None:
+        """Bytes of the vectors, which are all there is; None before they are built."""
+        return None if self._rows is None else self._rows.nbytes
+
+    def floor_index(self, *, rows: int, k: int) -> Index:  # noqa: ARG002
+        """The only one."""
+        return FLAT()
+
+    def drop(self) -> None:
+        """Forget the rows."""
+        self._batches = self._rows = None
+
+    def close(self) -> None:
+        """Forget the rows."""
+        self.drop()
+
+
+def _norms(vectors: Vectors) -> NDArray[np.float64]:
+    """Euclidean lengths of the rows, in float64."""
+    lengths: NDArray[np.float64] = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
+    return lengths
+
+
+def _in_float32_range(norms: NDArray[np.floating]) -> bool:
+    """Whether products of such vectors stay clear of float32's overflow and underflow, which the error bound leaves out."""
+    sizes = norms[norms > 0]
+    return bool(sizes.size == 0 or (sizes.min() > 1e-12 and sizes.max() < 1e12))

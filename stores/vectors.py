@@ -1,0 +1,84 @@
+"""The check that every store makes before rows reach its engine.
+
+Engines do not refuse bad rows reliably: with one NaN row among three, Milvus Lite's HNSW answered with
+two rows and no error. A wrong number would follow, so bad rows are refused here, by all stores alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.errors import StoreError
+from harness.interfaces import Index, Metric, Vectors
+
+METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
+
+
+def check_rows(store: str, vectors: Vectors, *, dim: int, metric: Metric, first_id: int) -> None:
+    """Refuse rows that no index could rank.
+
+    Parameters
+    ----------
+    store : str
+        Name for the message.
+    vectors : ndarray of shape (n, dim), float32
+    dim : int
+        Dimension of the collection.
+    metric : str
+        A vector of length zero has no cosine.
+    first_id : int
+        Id of the first row, so that the message can name the bad one.
+
+    Raises
+    ------
+    harness.errors.StoreError
+        When the shape or dtype differs, an id is negative, or a row is not finite or has no direction.
+    """
+    check_shape(store, vectors, dim=dim)
+    if first_id < 0:
+        raise StoreError(f"store={store}: ids must be >= 0, got first_id={first_id}")
+    # A sum is finite exactly when all its terms are, but for overflow of float32, which float64 rules out.
+    sums = vectors.sum(axis=1, dtype=np.float64)
+    if not np.isfinite(sums).all():
+        row = first_id + int(np.flatnonzero(~np.isfinite(sums))[0])
+        raise StoreError(f"store={store}: row {row} holds NaN or infinity and cannot be ranked; check the model that made it")
+    if metric == "cosine":
+        zero = ~vectors.any(axis=1)
+        if zero.any():
+            row = first_id + int(np.flatnonzero(zero)[0])
+            raise StoreError(f"store={store}: row {row} is all zeros and has no cosine; drop it or use metric=ip or metric=l2")
+
+
+def check_shape(store: str, vectors: Vectors, *, dim: int) -> None:
+    """Refuse anything but a float32 matrix of the collection's dimension; cheap enough for every search.
+
+    Raises
+    ------
+    harness.errors.StoreError
+        When the shape or dtype differs.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype != np.float32:
+        raise StoreError(f"store={store}: vectors must be float32 of shape (n, {dim}), got {vectors.dtype} of shape {vectors.shape}")
+
+
+def unsupported(
+    store: str, *, index: Index, metric: Metric, dim: int, k: Sequence[int], families: tuple[str, ...], metrics: tuple[Metric, ...]
+) -> list[str]:
+    """What a store has not got of a combination, naming what it has.
+
+    Returns
+    -------
+    list of str
+        One sentence each; empty if the store has it all.
+    """
+    found = []
+    if index.family not in families:
+        found.append(f"store={store} has no index {index.family}; it has {', '.join(families)}")
+    if metric not in metrics:
+        found.append(f"store={store} has no metric {metric}; it has {', '.join(metrics)}")
+    if dim < 1:
+        found.append(f"store={store}: dim must be >= 1, got {dim}")
+    found += [f"store={store}: k must be >= 1, got {each}" for each in k if each < 1]
+    return found
