@@ -1,9 +1,9 @@
 """Exact nearest neighbours, block by block: what recall is measured against.
 
 The bulk is one float32 matrix product; it only proposes candidates. Its scores are off by at most ε·scale
-(`harness.metrics.similarity`), so every row that could belong to the first k is kept: those within twice that of the k-th best.
-They are scored again in float64 from the source vectors, which decides order, ties (lower id first) and the k-th score even
-where float32 cannot tell rows apart.
+(`harness.metrics.similarity`), so every row that could belong to the first k is kept: those within twice that of the k-th best,
+and as far again for safety. They are scored again in float64 from the source vectors, which decides order, ties (lower id first)
+and the k-th score even where float32 cannot tell rows apart.
 
 The corpus is read once, in blocks, and may be a memory-mapped ``.npy`` larger than memory. Beyond the queries and the result, the
 memory used is a few times `block_bytes`, whatever the data: where very many rows tie, candidates are settled early, which
@@ -146,9 +146,9 @@ class _Search:
         return self.id.reshape(shape), scores.reshape(shape)
 
     def _margin(self) -> Scores:
-        """Twice the largest error of a float32 score, for each query."""
+        """How far below the k-th best a row may score in float32 and still be kept, for each query."""
         longest = np.full(len(self.source), self.longest_row)
-        return 2 * rounding_error(self.corpus.shape[1]) * scale(self.norms, longest, self.metric)
+        return 4 * rounding_error(self.corpus.shape[1]) * scale(self.norms, longest, self.metric)
 
     def _take(self, first_id: int, products: NDArray[np.float32]) -> None:
         """Add the block's promising rows; in halves where they are so many that listing them would take too much memory."""

@@ -115,7 +115,7 @@ def _per_query(measure: Measure, rankings: Ids, qrels: Qrels, k: int) -> LabelSc
     scored = sorted(query for query, docs in relevant.items() if docs)
     wanted = {str(query): {str(doc): int(grade) for doc, grade in relevant[query].items()} for query in scored}
     run = {str(query): _as_run(ranked[query, :k]) for query in scored}
-    # ir_measures leaves out queries whose ranking is empty, and would average over the rest: those are zeros here.
+    # Measures' providers differ in whether they report a query whose ranking is empty; here it is a zero, never left out.
     found = dict.fromkeys(wanted, 0.0)
     if scored:
         found.update({metric.query_id: float(metric.value) for metric in ir_measures.iter_calc([measure], wanted, run)})
