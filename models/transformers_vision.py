@@ -90,7 +90,7 @@ class TransformersVisionModel:
 
     def fetch(self, weights: Weights) -> Weights:
         """Download what is not here yet, see `models.weights.fetch`."""
-        return weights_.fetch(weights)
+        return weights_.fetch(weights, revision=self.revision)
 
     def load(self, weights: Weights, *, device: str, dtype: Dtype) -> ModelInfo:
         """Load in exactly `dtype`, hash the weights on the CPU, and move the model to `device`.

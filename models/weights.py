@@ -105,8 +105,15 @@ def locate(
     return _random(source, seed, f"{why}: seeded random weights; speed and memory are real, the vectors are not")
 
 
-def fetch(weights: Weights) -> Weights:
+def fetch(weights: Weights, *, revision: str | None = None) -> Weights:
     """Download the files of pretrained weights that are not here yet; others come back unchanged.
+
+    Parameters
+    ----------
+    weights : Weights
+        What `locate` returned.
+    revision : str or None
+        What `locate` was asked for: the cache remembers the commit under that name, and so finds it when the hub is away.
 
     Returns
     -------
@@ -122,10 +129,13 @@ def fetch(weights: Weights) -> Weights:
         return weights
     from huggingface_hub import snapshot_download
 
+    def download(revision: str | None) -> str:
+        return str(snapshot_download(weights.source, revision=revision, allow_patterns=list(FILES), ignore_patterns=list(OTHER_FORMATS)))
+
     try:
-        folder = snapshot_download(
-            weights.source, revision=weights.revision, allow_patterns=list(FILES), ignore_patterns=list(OTHER_FORMATS)
-        )
+        folder = download(revision)
+        if Path(folder).name != weights.revision:  # the name has moved on since the commit was decided
+            folder = download(weights.revision)
     except Exception as error:
         if not _is_network_error(error):
             raise
@@ -215,15 +225,15 @@ def fingerprint(folder: Path) -> str:
 
 def _snapshot(source: str, revision: str | None) -> Path | None:
     """Return the hub's local cache folder for a model, whole or not, None if there is none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
+        # Not snapshot_download(local_files_only=True): that refuses a copy which lacks a file we have no use for.
+        found = [try_to_load_from_cache(source, name, revision=revision) for name in ("config.json", "modules.json")]
     except HFValidationError as error:
         raise WeightsError(f"model.source must be a hub id such as sentence-transformers/all-MiniLM-L6-v2, got {source!r}") from error
+    return next((Path(file).parent for file in found if isinstance(file, str)), None)
 
 
 def _cached(source: str, revision: str | None) -> Path | None:
