@@ -97,14 +97,12 @@ def _recall_latency(rows: Sequence[Row], k: int, concurrency: int) -> Figure:
     return {
         "id": "",
         "title": f"Recall and latency, k = {k}, concurrency {concurrency}",
-        "caption": f"Each point is one setting of an index's search parameter; bars are 95 % intervals. Better is to the right and down. {_FRONT}"
-        if groups
-        else "Each point is one setting of an index's search parameter; bars are 95 % intervals. Random weights: no front is drawn.",
+        "caption": f"{_POINTS} {_FRONT if groups else _NO_FRONT}",
         "data": traces,
         "layout": {
             "xaxis": {"title": {"text": f"recall@{k}"}, "range": [left - margin, 1 + margin], "tickformat": ".3~f"},
             "yaxis": {
-                "title": {"text": "median latency of one search (ms)"},
+                "title": {"text": "median latency (ms)"},
                 "type": "log",
                 "range": [math.log10(low), math.log10(high)],
                 "tickvals": ticks,
@@ -114,6 +112,8 @@ def _recall_latency(rows: Sequence[Row], k: int, concurrency: int) -> Figure:
     }
 
 
+_POINTS = "Each point is one setting of an index's search parameter; bars are 95 % intervals. Better is to the right and down."
+_NO_FRONT = "These are vectors of random weights, so no front is drawn."
 _FRONT = "The wide line is the Pareto front: no other point there has both a higher recall and a lower latency."
 
 
@@ -153,7 +153,7 @@ def throughput_batch(section: Section) -> list[Figure]:
         {
             "id": "",
             "title": "Throughput and batch size",
-            "caption": "Items a second; bars are 95 % intervals. The pipeline is what a corpus pass reaches, the forward pass alone is its upper limit.",
+            "caption": "Items a second; bars are 95 % intervals. A corpus pass reaches the pipeline's rate; the forward pass is its limit.",
             "data": traces,
             "layout": {
                 "xaxis": {

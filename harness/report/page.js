@@ -46,8 +46,8 @@ function figure(chart, narrow) {
   const layout = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: ink },
-    margin: { l: 56, r: 12, t: 12, b: 48 }, hovermode: "closest", showlegend: true, dragmode: narrow ? false : "zoom",
-    legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 12 }, itemwidth: 30 },
+    margin: { l: 56, r: 12, t: 8, b: 44 }, hovermode: "closest", showlegend: true, dragmode: narrow ? false : "zoom",
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 }, itemwidth: 30 },
     hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("strong"), font: { color: ink, size: 12.5 }, align: "left", namelength: -1 },
     xaxis: { ...axis, ...chart.layout.xaxis }, yaxis: { ...axis, ...chart.layout.yaxis },
   };
@@ -64,7 +64,13 @@ function draw() {
 if (charts.length) {
   draw();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  // On paper a chart keeps the size it has on the screen (the style sheet scales it), and takes the light colours.
+  const figures = [...document.querySelectorAll("figure")];
+  addEventListener("beforeprint", () => {
+    for (const one of figures) one.style.width = one.offsetWidth + "px";
+  });
+  addEventListener("afterprint", () => {
+    for (const one of figures) one.style.width = "";
+  });
   matchMedia("print").addEventListener("change", draw);
-  addEventListener("beforeprint", draw);
-  addEventListener("afterprint", draw);
 }

@@ -32,7 +32,7 @@ def plain(frame: pd.DataFrame) -> list[Row]:
 
 def is_random(row: Row) -> bool:
     """Whether a row's numbers come from random weights."""
-    return row["weights"] == "random"
+    return bool(row["weights"] == "random")
 
 
 def model_name(row: Row) -> str:

@@ -16,7 +16,6 @@ from harness.report.rows import (
     DEVICE,
     DTYPE,
     INDEX,
-    K,
     MACHINE,
     METRIC,
     MODEL,
@@ -87,7 +86,7 @@ def _throughput(rows: Sequence[Row]) -> list[str]:
         if len(known) < 2:
             continue
         best = max(known, key=lambda row: float(row["pipeline_per_s"]))
-        parts = [part for part in (MODEL, DEVICE, DTYPE, BATCH) if part in varying(known, (MODEL, DEVICE, DTYPE, BATCH))] or [MODEL, BATCH]
+        parts = [part for part in (MODEL, DEVICE, DTYPE, BATCH) if part in (MODEL, BATCH, *varying(known, (DEVICE, DTYPE)))]
         words = f"The highest pipeline throughput is {_figure(best, 'pipeline_per_s')} with {label(best, parts)}{_on(rows, machine)}"
         sentences.append(words + _alike(best, known, "pipeline_per_s", parts) + ".")
     return sentences
@@ -106,9 +105,8 @@ def _search(rows: Sequence[Row]) -> list[str]:
         good = [row for row in group if row["recall"] >= GOOD_RECALL]
         if not good:
             best = max(group, key=lambda row: (float(row["recall"]), -float(row["search_latency_p50_s"])))
-            sentences.append(
-                f"No operating point reached a {what} of {GOOD_RECALL}{where}; the highest is {_figure(best, 'recall')} with {label(best, parts)}."
-            )
+            highest = f"the highest is {_figure(best, 'recall')} with {label(best, parts)}"
+            sentences.append(f"No operating point reached a {what} of {GOOD_RECALL}{where}; {highest}.")
             continue
         best = min(good, key=lambda row: float(row["search_latency_p50_s"]))
         words = (

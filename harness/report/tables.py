@@ -22,15 +22,16 @@ from harness.report.rows import (
     label,
     varying,
 )
-from harness.report.units import NULL, SHOWN, WITHIN, interval, number, plural, significant
+from harness.report.units import NULL, SHOWN, WITHIN, interval, number, plural
 
 EMBED_FIGURES = (
-    "pipeline_per_s", "throughput_per_s", "units_per_s", "batch_latency_p50_s", "batch_latency_p95_s", "query_embed_p50_s", "query_embed_p99_s",
-    "load_s", "first_batch_s", "first_query_s", "peak_rss_bytes", "device_peak_bytes", "truncated_share",
+    "pipeline_per_s", "throughput_per_s", "units_per_s", "batch_latency_p50_s", "batch_latency_p95_s", "query_embed_p50_s",
+    "query_embed_p99_s", "load_s", "first_batch_s", "first_query_s", "peak_rss_bytes", "device_peak_bytes", "truncated_share",
 )  # fmt: skip
 SEARCH_FIGURES = (
-    "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "qps", "ndcg_at_10", "ndcg_at_10_exact",
-    "label_recall_at_10", "label_recall_at_10_exact", "round_trip_p50_s", "floor_p50_s", "insert_s", "build_s", "ready_s", "index_bytes",
+    "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "qps", "ndcg_at_10",
+    "ndcg_at_10_exact", "label_recall_at_10", "label_recall_at_10_exact",
+    "round_trip_p50_s", "floor_p50_s", "insert_s", "build_s", "ready_s", "index_bytes",
 )  # fmt: skip
 EMBED_BRIEF = ("pipeline_per_s", "throughput_per_s", "query_embed_p50_s", "peak_rss_bytes")
 SEARCH_BRIEF = ("recall", "search_latency_p50_s", "qps", "ndcg_at_10")
