@@ -62,7 +62,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return the frame of some records; the columns are the same whatever was measured."""
     import pandas as pd
 
-    rows = [row for record in records for row in _rows(record)]
+    rows = [{name: _writable(value) for name, value in row.items()} for record in records for row in _rows(record)]
     columns = [*IDENTITY, *(f"{name}{suffix}" for name in FIGURES for suffix in ("", "_lo", "_hi", "_n")), *LAST]
     frame = pd.DataFrame(rows, columns=columns)
     numbers = [column for column in columns if column.removesuffix("_lo").removesuffix("_hi").removesuffix("_n") in FIGURES]
@@ -70,7 +70,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     frame["duration_s"] = frame["duration_s"].astype("Float64")
     frame[list(COUNTS)] = frame[list(COUNTS)].astype("Int64")
     words = [column for column in columns if column not in {*numbers, *COUNTS, "duration_s"}]
-    frame[words] = frame[words].map(_writable).astype("string")  # one type whatever is in it, also if nothing is
+    frame[words] = frame[words].astype("string")  # one type whatever is in it, also if nothing is
     return frame.sort_values(
         ["kind", "dataset", "model", "store", "index", "batch_size", "k", "started_at"], kind="stable", ignore_index=True
     )
