@@ -67,7 +67,7 @@ def _pixels(path: Path) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # 16-bit PGM opens as 32-bit integers
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         image = Image.fromarray(_stretched(np.asarray(image, dtype=np.float64)))

@@ -120,11 +120,12 @@ class Docstrings:
             *whole_number("min_words", self.min_words, least=1),
             *([] if self.max_words is None else whole_number("max_words", self.max_words, least=1, remedy="null for any length")),
         ]
-        if not wrong and self.queries > self.corpus:
+        sound = not wrong
+        if sound and self.queries > self.corpus:
             wrong.append(
                 f"dataset.queries must be at most dataset.corpus={self.corpus}, got {self.queries}; every query needs its document"
             )
-        if not wrong and self.max_words is not None and self.max_words < self.min_words:
+        if sound and self.max_words is not None and self.max_words < self.min_words:
             wrong.append(f"dataset.max_words must be at least dataset.min_words={self.min_words}, got {self.max_words}")
         if self.packages is not None:
             if isinstance(self.packages, str) or not self.packages or not all(isinstance(name, str) for name in self.packages):
@@ -162,14 +163,12 @@ class Docstrings:
         pairs: list[Pair] = []
         seen: set[str] = set()
         read = 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's remarks on other people's source
-            for path in visiting_order(_installed(roots, self.packages), self.seed):
-                read += 1
-                found = (pair for pair in pairs_in(path) if self._length_fits(pair) and reads_as_english(pair) and not is_trivial(pair))
-                pairs.extend([pair for pair in found if _is_new(pair, seen)][: min(MOST_PER_FILE, self.corpus - len(pairs))])
-                if len(pairs) == self.corpus:
-                    break
+        for path in visiting_order(_installed(roots, self.packages), self.seed):
+            read += 1
+            found = (pair for pair in pairs_in(path) if self._length_fits(pair) and reads_as_english(pair) and not is_trivial(pair))
+            pairs.extend([pair for pair in found if _is_new(pair, seen)][: min(MOST_PER_FILE, self.corpus - len(pairs))])
+            if len(pairs) == self.corpus:
+                break
         if len(pairs) < self.corpus:
             raise DataError(
                 f"dataset.corpus={self.corpus} documents were asked for, and {read} source files of installed packages hold {len(pairs)} "
@@ -265,7 +264,9 @@ def pairs_in(path: Path) -> list[Pair]:
         source = path.read_bytes() if path.stat().st_size <= LARGEST_FILE_BYTES else b""
         if not _SUMMARY_ALONE.search(source):
             return []  # most files have none, and parsing is what takes the time
-        module = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's remarks on other people's source
+            module = ast.parse(source)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     return [pair for text in _docstrings(module) if (pair := split(text)) is not None]

@@ -1,0 +1,24 @@
+"""What several test files need: where real pictures lie, and pictures made on the spot."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def real_images() -> Path:
+    """Return the folder of real photographs; skips the calling test, saying so, where there is none."""
+    folder = Path(os.environ.get("HARNESS_DATA") or REPOSITORY.parent / "shared" / "data") / "images"
+    if not folder.is_dir():
+        pytest.skip(f"no real photographs: {folder} does not exist; set HARNESS_DATA to a folder that holds images/")
+    return folder
+
+
+def picture(seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """Return a smooth picture that depends on its seed and survives JPEG."""
+    corners = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(corners).resize(size, Image.Resampling.BILINEAR).convert(mode)

@@ -1,0 +1,137 @@
+"""What every dataset has to keep, asked of every YAML in conf/dataset that names a class."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+
+from harness.datasets.decode import decode
+from harness.interfaces import Dataset
+from tests.datasets.samples import REPOSITORY, picture
+
+FOLDER = REPOSITORY / "conf" / "dataset"
+OPTIONS = sorted(path.stem for path in FOLDER.glob("*.yaml") if "_target_" in OmegaConf.load(path))
+HEAVY = ("torch", "transformers", "sentence_transformers", "pymilvus", "milvus_lite", "faiss", "pandas", "scipy", "sklearn")
+
+MATERIALISE = """
+import json, sys
+from pathlib import Path
+from hydra.utils import instantiate
+dataset = instantiate(json.loads(sys.argv[1]), _convert_="object")
+constructed = sorted(set(sys.modules) & set(json.loads(sys.argv[3])))
+data = dataset.materialise(Path(sys.argv[2]))
+files = [[path.name, path.read_bytes().hex()] for path in sorted(Path(sys.argv[2]).iterdir())]
+print(json.dumps({
+    "constructed": constructed, "imported": sorted(set(sys.modules) & set(json.loads(sys.argv[3]))), "files": files,
+    "corpus": [text.removeprefix(sys.argv[2]) for text in data.corpus],
+    "queries": [text.removeprefix(sys.argv[2]) for text in data.queries],
+    "qrels": sorted([q, sorted(found.items())] for q, found in data.qrels.items()), "fingerprint": data.fingerprint,
+    "labels": dict(data.labels), "caveats": [[caveat.code, caveat.text] for caveat in data.caveats], "identity": dataset.identity(),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The user's folder that a dataset with a path is given: two labels, and a file that is no picture."""
+    root = tmp_path_factory.mktemp("user")
+    for number in range(60):
+        (root / f"label{number % 2}").mkdir(exist_ok=True)
+        picture(number).save(root / f"label{number % 2}" / f"{number}.png")
+    (root / "label0" / "notes.md").write_text("no picture")
+    return root
+
+
+@pytest.fixture(params=OPTIONS)
+def node(request, folder):
+    """The settings of a dataset, as small as it goes."""
+    node = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{request.param}.yaml"), resolve=True)
+    return {**node, **({"path": str(folder)} if "path" in node else {}), "corpus": 30, "queries": 7}
+
+
+def test_the_options_are_those_that_are_shipped():
+    assert {"docstrings", "files", "scenes"} <= set(OPTIONS)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_the_first_line_of_the_file_describes_it(option):
+    first = (FOLDER / f"{option}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ")
+    assert 20 < len(first) < 140
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_the_file_states_the_class_own_defaults(option, folder):
+    """What a reader of the YAML sees is what a caller from Python gets, apart from what has no default there."""
+    node = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{option}.yaml"))
+    own = {"path": str(folder)} if "path" in node else {}
+    plain = instantiate({"_target_": node["_target_"], **own}, _convert_="object")
+    shipped = instantiate({**node, **own}, _convert_="object")
+    assert {name: getattr(shipped, name) for name in node if name not in ("_target_", "packages")} == {
+        name: getattr(plain, name) for name in node if name not in ("_target_", "packages")
+    }
+
+
+def test_it_keeps_the_protocol_and_delivers_the_sizes_asked_for(node, tmp_path):
+    dataset = instantiate(node, _convert_="object")
+    assert isinstance(dataset, Dataset)
+    assert (dataset.corpus, dataset.queries) == (30, 7)
+    data = dataset.materialise(tmp_path)
+    assert (len(data.corpus), len(data.queries)) == (30, 7)
+    assert data.modality == dataset.modality
+    assert len(bytes.fromhex(data.fingerprint)) == 32
+    assert not set(data.corpus) & set(data.queries)
+    json.dumps([dict(data.labels), dataset.identity()], allow_nan=False)
+
+
+def test_qrels_name_existing_queries_and_documents_with_positive_grades(node, tmp_path):
+    data = instantiate(node, _convert_="object").materialise(tmp_path)
+    assert data.qrels
+    for query, documents in data.qrels.items():
+        assert 0 <= query < len(data.queries)
+        assert documents
+        assert all(0 <= document < len(data.corpus) and grade > 0 for document, grade in documents.items())
+
+
+def test_every_item_decodes_to_what_a_model_of_its_modality_takes(node, tmp_path):
+    data = instantiate(node, _convert_="object").materialise(tmp_path)
+    for stored in (*data.corpus, *data.queries):
+        item = decode(data.modality, stored)
+        if data.modality == "text":
+            assert isinstance(item, str)
+            assert item.strip()
+        else:
+            assert isinstance(item, Image.Image)
+            assert item.mode == "RGB"
+
+
+def test_files_are_written_into_the_folder_given_and_nowhere_else(node, tmp_path):
+    (tmp_path / "cache").mkdir()
+    data = instantiate(node, _convert_="object").materialise(tmp_path / "cache")
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    if data.modality == "image":
+        assert all(Path(path).is_absolute() and Path(path).is_file() for path in (*data.corpus, *data.queries))
+
+
+def test_two_fresh_processes_make_the_same_and_import_nothing_heavy(node, tmp_path):
+    made = []
+    for hash_seed in ("1", "2"):
+        folder = tmp_path / hash_seed
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", MATERIALISE, json.dumps(node), str(folder), json.dumps(HEAVY)],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        made.append(json.loads(done.stdout))
+    assert made[0] == made[1]
+    assert made[0]["constructed"] == []
+    assert made[0]["imported"] == []
