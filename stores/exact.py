@@ -150,39 +150,34 @@ class Exact:
         if found:
             at_once = max(1, SCORES_BYTES // (4 * len(self._rows)))
             for start in range(0, len(queries), at_once):
-                for row, query, scores, slack in self._scored(queries[start : start + at_once], start):
-                    kth = np.partition(scores, found - 1)[found - 1]
-                    near = np.flatnonzero(~(scores > kth + slack))
-                    answer[row, :found] = near[np.lexsort((near, self._distances(query, near)))[:found]]
+                for row, near in enumerate(self._near(queries[start : start + at_once], found), start):
+                    answer[row, :found] = near[np.lexsort((near, self._distances(queries[row], near)))[:found]]
         return answer
 
-    def _scored(self, queries: Vectors, first: int) -> list[tuple[int, Vectors, Vectors, float]]:
-        """Score every row in float32, smaller is nearer.
+    def _near(self, queries: Vectors, found: int) -> list[Ids]:
+        """Ids of all rows that may be among the `found` nearest of each query, by float32 scores.
 
-        Returns
-        -------
-        list of (row of the answer, query, scores of shape (n,), slack)
-            `slack` is twice the largest error that a score can have. A dot product of d terms errs by at
-            most γ(d)·‖q‖·‖x‖ with γ(d) = d·u / (1 − d·u) (Higham, Accuracy and Stability of Numerical
-            Algorithms, 2nd ed., section 3.1); 8 more roundings cover what is done to it here.
+        A dot product of d terms errs by at most γ(d)·‖q‖·‖x‖ with γ(d) = d·u / (1 − d·u) (Higham, Accuracy and
+        Stability of Numerical Algorithms, 2nd ed., section 3.1); 8 more roundings cover what else is done here.
         """
         assert self._rows is not None
         lengths, largest = _norms(queries), float(self._norms.max())
+        if not _in_float32_range(self._norms) or not _in_float32_range(lengths):
+            return [np.arange(len(self._rows))] * len(queries)
         scores = queries @ self._rows.T
         np.negative(scores, out=scores)
+        steps = (self._dim + 8) * UNIT_ROUNDOFF
+        errors = steps / (1.0 - steps) * lengths
         if self._metric == "cosine":
             scores /= self._norms
-            largest = 1.0
-        elif self._metric == "l2":
+        elif self._metric == "ip":
+            errors *= largest
+        else:
             scores *= 2.0
             scores += np.square(self._norms)
-        steps = (self._dim + 8) * UNIT_ROUNDOFF
-        errors = steps / (1.0 - steps) * lengths * largest
-        if self._metric == "l2":
-            errors = 2.0 * errors + 8.0 * UNIT_ROUNDOFF * largest * (largest + 2.0 * lengths)
-        if not _in_float32_range(self._norms) or not _in_float32_range(lengths):
-            errors[:] = np.inf
-        return [(first + i, query, scores[i], 2.0 * float(errors[i])) for i, query in enumerate(queries)]
+            errors = 2.0 * errors * largest + 8.0 * UNIT_ROUNDOFF * largest * (largest + 2.0 * lengths)
+        limits = np.partition(scores, found - 1, axis=1)[:, found - 1] + 2.0 * errors
+        return [np.flatnonzero(row <= limit) for row, limit in zip(scores, limits, strict=True)]
 
     def _distances(self, query: Vectors, ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Distances in float64 from one query to some rows; equal rows get equal distances, wherever they lie."""

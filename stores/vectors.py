@@ -39,10 +39,9 @@ def check_rows(store: str, vectors: Vectors, *, dim: int, metric: Metric, first_
     check_shape(store, vectors, dim=dim)
     if first_id < 0:
         raise StoreError(f"store={store}: ids must be >= 0, got first_id={first_id}")
-    # A sum is finite exactly when all its terms are, but for overflow of float32, which float64 rules out.
-    sums = vectors.sum(axis=1, dtype=np.float64)
-    if not np.isfinite(sums).all():
-        row = first_id + int(np.flatnonzero(~np.isfinite(sums))[0])
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        row = first_id + int(np.flatnonzero(~finite)[0])
         raise StoreError(f"store={store}: row {row} holds NaN or infinity and cannot be ranked; check the model that made it")
     if metric == "cosine":
         zero = ~vectors.any(axis=1)
