@@ -69,7 +69,7 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         {
             **made_from,
             "source": source_of([model_module, "harness.vectors"]),
-            "versions": versions_used_by([model_module]),
+            "versions": versions_used_by([model_module, "harness.vectors"]),
         }
     )[:32]
     labels = {"model": job.choices["model"], "dataset": job.choices["dataset"], "device": job.device, "modality": data.modality}
@@ -80,7 +80,7 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         "kind": "embed",
         "settings": embed_settings,
         "source": source_of([model_module, "harness.embed_cell"]),
-        "versions": versions_used_by([model_module]),
+        "versions": versions_used_by([model_module, "harness.embed_cell"]),
         "machine": hardware,
     }
     search_settings = {
@@ -98,7 +98,7 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         "settings": search_settings,
         "recipe": recipe,
         "source": source_of([store_module, index_module, "harness.search_cell"]),
-        "versions": versions_used_by([store_module]),
+        "versions": versions_used_by([store_module, index_module, "harness.search_cell"]),
         "machine": {name: value for name, value in hardware.items() if not name.startswith("device")},
     }
     search_labels = {**labels, "store": job.choices["store"], "index": job.choices["index"], "build_params": job.index.build_params()}

@@ -110,7 +110,7 @@ def _measure(arguments: Sequence[str]) -> int:
     overrides, multirun, folders, flags = _split(arguments)
     if flags:
         return _hydra_only(arguments, flags)
-    from harness.run import run_command
+    from harness.session import run_command
 
     return run_command(overrides, multirun=multirun, config_dirs=folders)
 
@@ -139,7 +139,7 @@ def _hydra_only(arguments: Sequence[str], flags: Sequence[str]) -> int:
 def plan(context: typer.Context) -> None:
     """Show the cells that a run or sweep needs, which exist, which are skipped and why, and the time it will take; measures nothing."""
     from harness.plan import make_plan
-    from harness.run import show_plan
+    from harness.session import show_plan
 
     overrides, multirun, folders, flags = _split(context.args)
     if flags:
@@ -152,7 +152,7 @@ def report(folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder o
     """Rebuild the reports of a folder of results from its records, and print the tables."""
     from pathlib import Path
 
-    from harness.run import show_report
+    from harness.session import show_report
 
     show_report(Path(folder))
 

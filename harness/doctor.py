@@ -82,7 +82,7 @@ def _conflicts() -> Iterator[Finding]:
     """Look for packages that overwrite or shadow one another."""
     faiss = [name for name in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs") if _installed(name)]
     if len(faiss) > 1:
-        text = f"{' and '.join(faiss)} overwrite each other's files; milvus-lite needs faiss-cpu, so keep a GPU build in an environment of its own"
+        text = f"{' and '.join(faiss)} overwrite each other's files; milvus-lite needs faiss-cpu: keep a GPU build in another environment"
         yield Finding("bad", "faiss", text)
     if (
         _installed("torchvision")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -98,7 +98,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     def pipeline_pass() -> None:
         pipeline.block(lambda _: _pipelined(model, data, stored), [0])
 
-    passes = {
+    passes: dict[str, tuple[Callable[[], None], Callable[[], bool]]] = {
         "forward": (forward_pass, lambda: until.met(forward.wall_s, forward.count)),
         "stages": (stages_pass, lambda: until.met(sum(stages["batch"].seconds), stages["batch"].count)),
         "pipeline": (pipeline_pass, lambda: until.met(pipeline.wall_s, pipeline.count * len(stored))),
@@ -127,8 +127,8 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         "stages": {name: sum(stages[name].seconds) / stages[name].count for name in STAGES},
     }
     (folder / "result.json").write_text(json.dumps(result))
-    arrays = {"forward_s": forward.array(), "batch_s": stages["batch"].array(), "query_s": query.array()}
-    np.savez(folder / "samples.npz", allow_pickle=False, **arrays)
+    arrays: dict[str, Any] = {"forward_s": forward.array(), "batch_s": stages["batch"].array(), "query_s": query.array()}
+    np.savez(folder / "samples.npz", **arrays)
 
 
 def _stage_by_stage(model: Model, data: Data, items: Sequence[str], device: str, into: Mapping[str, Timed]) -> None:

@@ -35,9 +35,6 @@ from harness.vectors import open_truth
 
 log = logging.getLogger(__name__)
 
-PRELOAD = ("numpy", "torch", "transformers", "sentence_transformers", "pymilvus", "faiss", "PIL.Image")
-"""What a measuring process has imported before it is forked: slow to import, and needed by nearly every cell."""
-
 
 class Engine:
     """Runs cells and writes their records; holds the measuring processes, so use it as a context manager.
@@ -53,6 +50,7 @@ class Engine:
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._plan, self._progress = plan, progress
         self._replicates: dict[int, list[Replicate]] = {}
+        self._preload = _preload(plan)
         self._fetched: dict[str, Weights | HarnessError] = {}
         self.records: dict[str, Record] = {}
         """What this run has measured, by key."""
@@ -191,9 +189,9 @@ class Engine:
         for number, replicate in enumerate(group):
             if not replicate.alive:
                 replicate.close()
-                group[number] = Replicate(preload=PRELOAD, environment=_environment(cell.job.threads))
+                group[number] = Replicate(preload=self._preload, environment=_environment(cell.job.threads))
         while len(group) < cell.job.processes:
-            group.append(Replicate(preload=PRELOAD, environment=_environment(cell.job.threads)))
+            group.append(Replicate(preload=self._preload, environment=_environment(cell.job.threads)))
         return group
 
     def _replicate(self, task: str, spec: Mapping[str, Any], cell: Cell) -> list[summary.Outcome]:
@@ -245,7 +243,8 @@ class Engine:
     ) -> Record:
         data = open_data(cell.data_folder)
         details = self._vector_details(cell)
-        info = details.get("info", {})
+        about = found.info if found else {}
+        info = about if cell.kind == "embed" and found else details.get("info", {})
         hardware = cell.parts["machine"]
         return Record(
             kind=cell.kind,
@@ -279,6 +278,7 @@ class Engine:
                 "versions": cell.parts["versions"],
                 "source": cell.parts["source"],
                 "commit": fingerprint.commit(),
+                "engine": about if cell.kind == "search" else {},
                 "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
                 "memory_available_bytes": psutil.virtual_memory().available,
             },
@@ -327,6 +327,13 @@ class Engine:
                 )
             )
         return found
+
+
+def _preload(plan: Plan) -> list[str]:
+    """Return what the measuring processes import before they are forked: the libraries that the missing cells' plug-ins import."""
+    groups = {"embed": ("model",), "search": ("model", "store", "index")}
+    nodes = [cell.job.nodes[group] for cell in plan.missing for group in groups[cell.kind]]
+    return fingerprint.packages_imported_by({str(node["_target_"]).rpartition(".")[0] for node in nodes} | {"harness.search_cell"})
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -132,20 +132,19 @@ def _distributions() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
+def packages_imported_by(modules: Iterable[str]) -> list[str]:
+    """Return the installed third-party packages that some modules import, directly or through our own modules."""
+    own = source_of(modules)
+    names = {imported.partition(".")[0] for name in own if (path := _path_of(name)) is not None for imported in _imports(name, path)}
+    return sorted(name for name in names if name in _distributions() and name not in {module.partition(".")[0] for module in own})
+
+
 def versions_used_by(modules: Iterable[str]) -> Mapping[str, str]:
     """Return the versions of the libraries that some modules import, directly or through our own modules, and what those require.
 
     Requirements are followed without extras; platform markers that do not hold are left out because those are not installed.
     """
-    sources = source_of(modules)
-    direct = {
-        imported.partition(".")[0]
-        for name in sources
-        if (path := _path_of(name)) is not None
-        for imported in _imports(name, path)
-        if imported
-    }
-    waiting = [distribution for package in direct for distribution in _distributions().get(package, [])]
+    waiting = [distribution for package in packages_imported_by(modules) for distribution in _distributions()[package]]
     versions: dict[str, str] = {}
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()

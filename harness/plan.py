@@ -201,7 +201,7 @@ def _within_budget(jobs: list[Job], speed: dict[tuple[str, str], float]) -> tupl
         vectors: dict[str, float] = {}
         cells: dict[str, float] = {}
         for job in jobs:
-            rows = _shrunk(job.dataset.corpus, factor)
+            rows = _shrunk(_rows(job), factor)
             item = _seconds_per_item(job, speed)
             model = digest([dict(job.nodes["model"]), dict(job.nodes["dataset"]), job.dtype])
             vectors[model] = (rows + job.dataset.queries) * item
@@ -220,9 +220,12 @@ def _within_budget(jobs: list[Job], speed: dict[tuple[str, str], float]) -> tupl
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if total(middle) <= budget else (low, middle)
-    return [
-        _with_corpus(job, _shrunk(job.dataset.corpus, low)) for job in jobs
-    ], f"budget={budget:g}s: every corpus cut to {low:.0%} of its size"
+    return [_with_corpus(job, _shrunk(_rows(job), low)) for job in jobs], f"budget={budget:g}s: every corpus cut to {low:.0%} of its size"
+
+
+def _rows(job: Job) -> int:
+    """Return the size of a job's corpus; a dataset that takes all there is has to be looked at."""
+    return job.dataset.corpus if job.dataset.corpus is not None else len(open_data(prepare(job.dataset, job.nodes["dataset"])).corpus)
 
 
 def _shrunk(rows: int, factor: float) -> int:
@@ -231,10 +234,10 @@ def _shrunk(rows: int, factor: float) -> int:
 
 def _with_corpus(job: Job, rows: int) -> Job:
     """Return the job with another corpus size; the size asked for stays in the dataset's record as a caveat."""
-    if rows == job.dataset.corpus:
+    if rows == _rows(job):
         return job
     node = {**job.nodes["dataset"], "corpus": rows}
-    return replace(job, dataset=replace(job.dataset, corpus=rows), nodes={**job.nodes, "dataset": node}, shrunk_from=job.dataset.corpus)  # type: ignore[type-var]
+    return replace(job, dataset=replace(job.dataset, corpus=rows), nodes={**job.nodes, "dataset": node}, shrunk_from=_rows(job))  # type: ignore[type-var]
 
 
 # ---------------------------------------------------------------------------------------- manifests

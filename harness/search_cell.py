@@ -165,10 +165,10 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
             for point in measured
         ],
     }
-    arrays = {f"latency_s_{i}": point.timed.array() for i, point in enumerate(measured)}
+    arrays: dict[str, Any] = {f"latency_s_{i}": point.timed.array() for i, point in enumerate(measured)}
     arrays |= {f"ids_{i}": np.stack([point.answers[q] for q in range(len(queries))]) for i, point in enumerate(measured)}
     arrays |= {f"{point.name}_s": point.timed.array() for point in points if point.name != "point"}
-    np.savez(folder / "samples.npz", allow_pickle=False, **arrays)
+    np.savez(folder / "samples.npz", **arrays)
     (folder / "result.json").write_text(json.dumps(result))
 
 

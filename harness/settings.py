@@ -109,7 +109,7 @@ def compose_job(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) ->
 def _compose(overrides: Sequence[str]) -> DictConfig:
     try:
         return compose("config", overrides=list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SettingsError(_plainly(error, overrides)) from error
 
 
@@ -165,10 +165,10 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
     wrong: list[str] = []
     unsupported: list[str] = []
     try:
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
+        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        plain: dict[str, Any] = OmegaConf.to_container(ours, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise SettingsError(" ".join(str(error).split())) from error
-    plain.pop("hydra", None)
     get = _Reader(plain, wrong)
     built = {}
     for group in ("model", "dataset", "store", "index"):

@@ -7,7 +7,7 @@ over the builds). Nothing here reads a clock; nothing in the measuring processes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Summary:
     points: tuple[Point, ...]
     caveats: tuple[tuple[str, str], ...]
     samples: Mapping[str, Any]
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """What the loaded model turned out to be (embed cells), or which engine it was (search cells)."""
 
 
 def of_embed(outcomes: Sequence[Outcome], memory: Mapping[str, Any], *, device: str, unit: str) -> Summary:
@@ -79,7 +81,7 @@ def of_embed(outcomes: Sequence[Outcome], memory: Mapping[str, Any], *, device: 
     )
     caveats = [(str(code), str(text)) for outcome in outcomes for code, text in outcome.result["caveats"]]
     samples = {f"{name}_{i}": values for i, outcome in enumerate(outcomes) for name, values in outcome.samples.items()}
-    return Summary(metrics, (), tuple(dict.fromkeys(caveats)), samples)
+    return Summary(metrics, (), tuple(dict.fromkeys(caveats)), samples, outcomes[0].result["info"])
 
 
 def bottleneck(metrics: Mapping[str, Measured]) -> str | None:
@@ -154,7 +156,8 @@ def of_search(
         points.append(Point(k=k, concurrency=1, search_params=point["search_params"], metrics=figures))
         samples[f"recall_{number}"] = recall
         samples |= {f"latency_s_{number}_{i}": values for i, values in enumerate(latencies)}
-    return Summary(metrics, tuple(points), _search_caveats(outcomes), samples)
+    engine = {name: outcomes[0].result[name] for name in ("version", "ready", "floor_index")}
+    return Summary(metrics, tuple(points), _search_caveats(outcomes), samples, engine)
 
 
 def _search_caveats(outcomes: Sequence[Outcome]) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,142 @@
+"""A run from its arguments to its reports: plan, measure each job through Hydra, report, exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+
+from harness.engine import Engine
+from harness.plan import Plan, Planned, make_plan, plan_job, write_manifest
+from harness.progress import Progress, console, in_words
+from harness.records import Record, newest, now, read_all
+from harness.settings import CONF
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+
+def run_command(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> int:
+    """Measure what some overrides ask for, report it, and return the exit code: 0, or 1 where a cell has failed."""
+    plan = make_plan(overrides, multirun=multirun, config_dirs=config_dirs)
+    show_plan(plan, everything=False)
+    records = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
+    show_report(plan.folder)
+    return _verdict(plan, records)
+
+
+def run_and_report(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> pd.DataFrame:
+    """Do what `harness.run` promises."""
+    from harness.frame import to_frame
+    from harness.report import write_reports
+
+    plan = make_plan(overrides, multirun=multirun, config_dirs=config_dirs)
+    made = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
+    write_reports(plan.folder)
+    stored = {record.key: record for record in newest(read_all(plan.folder))} | made
+    asked = dict.fromkeys([*(cell.key for cell in plan.cells), *(one.search.key for one in plan.skipped)])
+    return to_frame(stored[key] for key in asked if key in stored)
+
+
+def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> dict[str, Record]:
+    """Run every job of a plan through Hydra; returns the records that were made, by key."""
+    write_manifest(plan, now())
+    if not plan.missing and not plan.skipped:
+        return {}
+    planned = {_sorted(one.job.overrides): one for one in plan.jobs}
+    with Progress(plan.seconds, console())() as progress, Engine(plan, progress) as engine:
+
+        def job(_: DictConfig) -> None:
+            wanted = list(HydraConfig.get().overrides.task)
+            engine.run(planned.get(_sorted(wanted)) or plan_job(wanted, config_dirs=config_dirs))
+
+        _through_hydra(job, overrides, multirun=multirun, config_dirs=config_dirs)
+        return engine.records
+
+
+def _sorted(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(overrides))
+
+
+def _through_hydra(job: object, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str]) -> None:
+    """Hand the jobs to Hydra, so that its sweepers and launchers work; it reads the arguments of the process."""
+    before = sys.argv
+    folders = [word for folder in config_dirs for word in ("--config-dir", folder)]
+    sys.argv = ["harness", *(["-m"] if multirun else []), *folders, *overrides]
+    try:
+        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()  # type: ignore[arg-type]
+    finally:
+        sys.argv = before
+
+
+def _verdict(plan: Plan, records: dict[str, Record]) -> int:
+    """Say what failed and return the exit code."""
+    wanted = {cell.key for cell in plan.cells}
+    failed = [record for key, record in records.items() if key in wanted and record.status not in ("ok", "skipped")]
+    for record in failed:
+        print(f"{record.status}: {' '.join(str(value) for value in _name(record))}: {record.error}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(wanted)} cells have no result; the same command tries them again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _name(record: Record) -> list[object]:
+    parts = [record.kind, record.labels.get("model")]
+    if record.kind == "search":
+        return [*parts, record.labels.get("store"), record.labels.get("index")]
+    return [*parts, f"batch_size={record.settings.get('batch_size')}"]
+
+
+def show_plan(plan: Plan, *, everything: bool) -> None:
+    """Print what will be measured and how long it will take; with `everything`, a line for each cell."""
+    out = console() if not everything else Console()
+    cells, missing = plan.cells, plan.missing
+    kinds = [sum(cell.kind == kind for cell in cells) for kind in ("embed", "search")]
+    jobs = f"{len(plan.jobs)} job{'s' if len(plan.jobs) != 1 else ''}"
+    out.print(
+        f"{plan.folder}: {jobs}, {kinds[0]} embed + {kinds[1]} search cells; {len(cells) - len(missing)} measured already, "
+        f"{len(missing)} to measure, about {in_words(plan.seconds)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for one in {id(planned.embed.data_folder): planned for planned in plan.jobs}.values():
+        job = one.job
+        note = f" ({one.embed.weights.note})" if one.embed.weights.note else ""
+        out.print(
+            f"  {job.choices['model']}: {one.embed.weights.kind} weights from {one.embed.weights.source}{note}; "
+            f"{job.choices['dataset']}: {job.dataset.corpus} documents, {job.dataset.queries} queries; {job.device}, {job.threads} threads",
+            highlight=False,
+            soft_wrap=True,
+        )
+        break
+    if plan.budget_note:
+        out.print(f"  {plan.budget_note}", highlight=False, soft_wrap=True)
+    if everything:
+        for cell in cells:
+            state = "measured" if cell.key in plan.existing else f"about {in_words(plan.estimates[cell.key])}"
+            out.print(f"  {cell.key}  {cell.title}: {state}", highlight=False, soft_wrap=True)
+    for planned in plan.skipped:
+        out.print(f"  skipped: {_choices(planned)}: {' '.join(planned.job.unsupported)}", highlight=False, soft_wrap=True)
+
+
+def _choices(planned: Planned) -> str:
+    return " ".join(f"{group}={planned.job.choices[group]}" for group in ("model", "store", "index"))
+
+
+def show_report(folder: Path) -> None:
+    """Rebuild a folder's reports, print its tables and where the reports are."""
+    from harness.report import print_tables, write_reports
+
+    paths = write_reports(folder)
+    print_tables(folder, Console())
+    for path in paths.values():
+        print(path)
