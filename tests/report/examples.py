@@ -79,10 +79,10 @@ LITE = (
 TRUNCATED = ("truncated", "4.2 % of the documents were longer than the model's 256 tokens and were cut; what was cut cannot be found.")
 
 
-def record(kind: Any, model: str, dataset: str, key: str, **changes: Any) -> Record:
+def record(kind: Any, named: str, dataset: str, key: str, **changes: Any) -> Record:
     search = kind == "search"
     settings: dict[str, Any] = {"metric": "cosine"} if search else {"batch_size": changes.pop("batch_size", 8), "device": "cpu"}
-    labels = {"model": model, "dataset": dataset, "device": "cpu"}
+    labels = {"model": named, "dataset": dataset, "device": "cpu"}
     if search:
         labels |= {"store": "milvus_lite", "index": changes.pop("index"), "build_params": changes.pop("build_params", {})}
     fields: dict[str, Any] = {
@@ -93,7 +93,7 @@ def record(kind: Any, model: str, dataset: str, key: str, **changes: Any) -> Rec
         "settings": settings,
         "labels": labels,
         "data": DATASETS.get(dataset, {}),
-        "model": MODELS.get(model, {}),
+        "model": MODELS.get(named, {}),
         "environment": ENVIRONMENT,
         "metrics": {},
         "started_at": f"2026-11-02T10:{int(key[-2:]):02d}:00.000000Z",
@@ -102,7 +102,7 @@ def record(kind: Any, model: str, dataset: str, key: str, **changes: Any) -> Rec
     return Record(**(fields | changes))
 
 
-def embed(model: str, dataset: str, batch_size: int, rate: float, key: str, *, n: int = 3, **changes: Any) -> Record:
+def embed(named: str, dataset: str, batch_size: int, rate: float, key: str, *, n: int = 3, **changes: Any) -> Record:
     unit = "tokens/s" if dataset == "docstrings" else "images/s"
     metrics: dict[str, Measured] = {
         "throughput_per_s": timing(rate, "1/s", n=n),
@@ -126,7 +126,7 @@ def embed(model: str, dataset: str, batch_size: int, rate: float, key: str, *, n
         "peak_rss_bytes": timing(612e6, "bytes", spread=0.01, n=n),
         "device_peak_bytes": missing("bytes", "a CPU has no memory of its own"),
     }
-    return record("embed", model, dataset, key, batch_size=batch_size, metrics=metrics, **changes)
+    return record("embed", named, dataset, key, batch_size=batch_size, metrics=metrics, **changes)
 
 
 def point(
@@ -153,7 +153,7 @@ def point(
     )
 
 
-def search(model: str, dataset: str, index: str, points: tuple[Point, ...], key: str, **changes: Any) -> Record:
+def search(named: str, dataset: str, index: str, points: tuple[Point, ...], key: str, **changes: Any) -> Record:
     one_build = "one build: how builds differ is not known"
     metrics = {
         "round_trip_p50_s": timing(0.0011),
@@ -163,7 +163,7 @@ def search(model: str, dataset: str, index: str, points: tuple[Point, ...], key:
         "ready_s": Measured(0.4, "s", "lower", n=1, replication="build", reason=one_build),
         "index_bytes": missing("bytes", "the store does not tell the size of an index"),
     }
-    return record("search", model, dataset, key, index=index, points=points, metrics=metrics, **changes)
+    return record("search", named, dataset, key, index=index, points=points, metrics=metrics, **changes)
 
 
 def records() -> list[Record]:

@@ -1,0 +1,108 @@
+"""What may be compared with what, and what a row is called."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.frame import to_frame
+from harness.report import rows as view
+from tests.report import examples
+
+
+def rows_of(records):
+    return view.plain(to_frame(records))
+
+
+POINTS = (examples.point({"ef": 16}, 0.9, 0.010), examples.point({"ef": 64}, 0.99, 0.012))
+
+
+def hnsw(key="a01", *, points=POINTS, **changes):
+    return examples.search("minilm", "docstrings", "hnsw", points, key, **changes)
+
+
+def test_each_dataset_has_a_section_of_its_own():
+    found = view.sections(rows_of(examples.records()))
+    assert [section.name for section in found] == ["docstrings", "scenes"]
+    for section in found:
+        assert {row["dataset"] for row in (*section.embed, *section.search)} == {section.name}
+
+
+def test_the_same_dataset_in_another_size_is_another_section():
+    larger = dict(examples.DATASETS["docstrings"], corpus=50_000, fingerprint="ffff")
+    found = view.sections(rows_of([hnsw(), hnsw("a02", data=larger)]))
+    assert [section.facts for section in found] == [
+        "text, 20,000 documents, 500 queries, 384 dimensions",
+        "text, 50,000 documents, 500 queries, 384 dimensions",
+    ]
+    for section in found:
+        assert len(view.compared(section.search)) == 1
+
+
+def test_rows_are_in_order_of_batch_size_and_search_parameter_as_numbers():
+    [section] = view.sections(
+        rows_of([
+            *(examples.embed("minilm", "docstrings", size, 10.0, f"e0{size % 10}") for size in (128, 8, 32)),
+            hnsw(points=tuple(examples.point({"ef": ef}, 0.9, 0.01) for ef in (256, 16, 64))),
+        ])
+    )  # fmt: skip
+    assert [row["batch_size"] for row in section.embed] == [8, 32, 128]
+    assert [view.parameters(row["search_params"]) for row in section.search] == ["ef=16", "ef=64", "ef=256"]
+
+
+def test_random_weights_are_said_in_every_name():
+    for row in rows_of(examples.records()):
+        for text in (view.model_name(row), view.label(row, (view.INDEX, view.SEARCH)), view.cell_name(row)):
+            assert ("random weights" in text) == (row["model"] == "resnet50")
+
+
+def test_random_weights_take_part_in_no_comparison():
+    real, unreal = hnsw(), hnsw("a02", model=dict(examples.MODELS["minilm"], weights="random"))
+    compared = view.compared(rows_of([real, unreal]))
+    assert [{row["key"] for row in group} for group in compared] == [{"a01"}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": dict(examples.MODELS["minilm"], weights_fingerprint="other")},
+        {"model": dict(examples.MODELS["minilm"], dtype="fp16")},
+        {"settings": {"metric": "l2"}},
+        {"data": dict(examples.DATASETS["docstrings"], fingerprint="other")},
+        {"environment": dict(examples.ENVIRONMENT, fingerprint="another machine")},
+        {"points": tuple(replace(point, k=100) for point in POINTS)},
+        {"points": tuple(replace(point, concurrency=8) for point in POINTS)},
+    ],
+)
+def test_points_over_other_vectors_or_asked_in_another_way_are_not_compared(change):
+    assert len(view.compared(rows_of([hnsw(), hnsw("a02", **change)]))) == 2
+
+
+def test_indexes_and_stores_over_the_same_vectors_are_compared():
+    other = hnsw("a02")
+    other.labels["store"] = "exact"
+    assert len(view.compared(rows_of([hnsw(), other]))) == 1
+
+
+def test_what_varies_is_named_and_what_does_not_is_common():
+    found = rows_of(examples.records()[:3])
+    assert view.varying(found, view.EMBED_PARTS) == [view.BATCH]
+    assert view.constant(found, view.EMBED_PARTS) == ["minilm", "cpu", "fp32"]
+
+
+def test_two_cells_of_one_name_are_told_apart_by_when_they_were_measured():
+    found = rows_of([examples.embed("minilm", "docstrings", 8, 10.0, "e01"), examples.embed("minilm", "docstrings", 8, 11.0, "e02")])
+    assert view.varying(found, view.EMBED_PARTS) == [view.MEASURED]
+
+
+def test_a_caveat_is_listed_once_with_all_its_cells():
+    noted = {one.code: one for one in view.caveats(rows_of(examples.records()))}
+    assert set(noted) == {"truncated", "store_scans", "random_vectors", "random_weights"}
+    assert len(noted["truncated"].cells) == 3
+    assert len(noted["store_scans"].cells) == 4
+    assert noted["truncated"].text == examples.TRUNCATED[1]
+
+
+def test_cells_without_a_result_are_kept_apart_from_the_tables():
+    found = rows_of(examples.records())
+    assert {row["status"] for row in view.unfinished(found)} == {"skipped", "oom", "failed"}
+    assert all(row["status"] == "ok" for section in view.sections(found) for row in (*section.embed, *section.search))
