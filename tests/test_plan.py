@@ -1,0 +1,163 @@
+"""The plan: cells shared by jobs, keys, what exists, the estimate and the budget."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness import cells, fingerprint
+from harness.errors import SettingsError
+from harness.plan import make_plan, write_manifest
+from harness.records import Record, now, write
+from tests.conftest import PLUGINS, QUICK
+
+
+@pytest.fixture
+def plan(tmp_path, shared_cache, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(shared_cache))
+
+    def make(*overrides, multirun=False):
+        return make_plan([*QUICK, f"results={tmp_path}", *overrides], multirun=multirun, config_dirs=[str(PLUGINS)])
+
+    return make
+
+
+def keys(plan, kind):
+    return [cell.key for cell in plan.cells if cell.kind == kind]
+
+
+def test_a_sweep_costs_the_sum_of_its_parts_not_their_product(plan):
+    sweep = plan("batch_size=1,8,32", "index=flat,hnsw,ivf_flat", multirun=True)
+    assert len(sweep.jobs) == 9
+    assert len(keys(sweep, "embed")) == 3
+    assert len(keys(sweep, "search")) == 3
+
+
+def test_batch_size_does_not_touch_search_cells_nor_the_index_embed_cells(plan):
+    one, other = plan("batch_size=8"), plan("index=hnsw")
+    assert keys(one, "search") != []
+    assert keys(one, "search") == keys(plan(), "search")
+    assert keys(other, "embed") == keys(plan(), "embed")
+    assert keys(one, "embed") != keys(plan(), "embed")
+    assert keys(other, "search") != keys(plan(), "search")
+
+
+@pytest.mark.parametrize(
+    ("override", "changes"),
+    [
+        ("seed=1", {"embed", "search"}),
+        ("processes=3", {"embed", "search"}),
+        ("min_duration_s=0.2", {"embed", "search"}),
+        ("dataset.seed=1", {"embed", "search"}),
+        ("dataset.corpus=100", {"embed", "search"}),
+        ("model.dim=16", {"embed", "search"}),
+        ("threads=1", {"embed", "search"}),
+        ("dtype=bf16", {"embed", "search"}),
+        ("k=[5]", {"search"}),
+        ("metric=l2", {"search"}),
+        ("store.delay_s=0.1", {"search"}),
+        ("batch_size=4", {"embed"}),
+        ("embed_items=16", {"embed"}),
+        ("name=other", set()),
+        ("timeout_s=7", set()),
+    ],
+)
+def test_a_setting_changes_the_keys_of_the_cells_whose_numbers_it_can_change(plan, override, changes):
+    usual, changed = plan("threads=2"), plan("threads=2", override)
+    assert {kind for kind in ("embed", "search") if keys(usual, kind) != keys(changed, kind)} == changes
+
+
+def test_keys_are_the_same_in_another_run(plan):
+    assert [cell.key for cell in plan().cells] == [cell.key for cell in plan().cells]
+
+
+def test_the_machine_is_part_of_the_key_and_its_name_is_not(plan, monkeypatch):
+    before = [cell.key for cell in plan().cells]
+    assert "host" not in json.dumps(plan().cells[0].parts).lower()
+    monkeypatch.setattr(cells, "machine", lambda: {**fingerprint.machine(), "cpu": "another processor"})
+    assert not set(before) & {cell.key for cell in plan().cells}
+
+
+def test_vectors_do_not_depend_on_the_machine_or_the_batch_size(plan, monkeypatch):
+    before = plan().cells[0].recipe
+    monkeypatch.setattr(cells, "machine", lambda: {**fingerprint.machine(), "cpu": "another processor"})
+    assert plan("batch_size=4").cells[0].recipe == before
+
+
+def test_the_source_of_the_plug_ins_and_of_the_measuring_code_is_part_of_the_key(plan):
+    embed, search = plan().cells
+    assert {"tests.plugins.parts", "harness.embed_cell", "harness.timing", "harness.interfaces"} <= set(embed.parts["source"])
+    assert {"tests.plugins.parts", "harness.search_cell", "stores.index"} <= set(search.parts["source"])
+    assert "harness.cli" not in search.parts["source"]
+    assert not any(name.startswith("harness.report") for name in (*embed.parts["source"], *search.parts["source"]))
+
+
+def an_ok_record(cell):
+    return Record(cell.kind, cell.key, "ok", None, {}, {}, {}, {}, {}, {}, started_at=now())
+
+
+def test_what_is_measured_is_not_missing_and_what_failed_is(plan):
+    embed, search = plan().cells
+    write(an_ok_record(embed), plan().folder)
+    write(replace(an_ok_record(search), status="failed", error="x"), plan().folder)
+    again = plan()
+    assert [cell.key for cell in again.missing] == [search.key]
+    assert len(plan("fresh=true").missing) == 2
+
+
+def test_a_failure_after_a_success_does_not_undo_it(plan):
+    embed, _ = plan().cells
+    write(an_ok_record(embed), plan().folder)
+    write(replace(an_ok_record(embed), status="failed", error="x"), plan().folder)
+    assert embed.key in plan().existing
+
+
+def test_every_mistake_of_every_job_is_reported_once(plan):
+    with pytest.raises(SettingsError) as caught:
+        plan("batch_size=0,8,-1", "index=flat,hnsw", "dtype=fp9", multirun=True)
+    assert len(caught.value.violations) == 3
+
+
+def test_an_unsupported_combination_is_refused_alone_and_skipped_in_a_sweep(plan):
+    with pytest.raises(SettingsError, match="store=exact has no index HNSW"):
+        plan("store=exact", "index=hnsw")
+    sweep = plan("store=exact", "index=flat,hnsw", multirun=True)
+    assert len(sweep.skipped) == 1
+    assert len(keys(sweep, "search")) == 1
+
+
+def test_the_estimate_is_of_what_is_missing(plan):
+    assert plan().seconds > 0
+    for cell in plan().cells:
+        write(an_ok_record(cell), plan().folder)
+    assert plan().seconds == 0
+
+
+def test_a_budget_shrinks_the_corpus_and_says_so(plan):
+    slow = ["dataset.corpus=5000", "dataset.queries=50"]
+    free = plan(*slow)
+    budget = int(free.seconds - 3)
+    tight = plan(*slow, f"budget={budget}s")
+    assert tight.seconds <= budget
+    job = tight.jobs[0].job
+    assert 200 <= job.dataset.corpus < 5000
+    assert job.shrunk_from == 5000
+    assert "budget" in tight.budget_note
+    assert plan(*slow, "budget=10h").jobs[0].job.dataset.corpus == 5000
+
+
+def test_a_budget_that_cannot_be_met_is_refused(plan):
+    with pytest.raises(SettingsError, match="budget=1s cannot be met"):
+        plan("dataset.corpus=5000", "budget=1s")
+
+
+def test_the_manifest_lists_the_keys_of_every_job(plan):
+    sweep = plan("index=flat,hnsw", multirun=True)
+    body = json.loads(Path(write_manifest(sweep, now())).read_text())
+    assert [job["cells"] for job in body["jobs"]] == [[one.embed.key, one.search.key] for one in sweep.jobs]
+
+
+def test_jobs_of_one_sweep_share_one_name(plan):
+    with pytest.raises(SettingsError, match="name and results must be the same"):
+        plan("name=a,b", multirun=True)
