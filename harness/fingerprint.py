@@ -85,7 +85,8 @@ def _cgroup(name: str) -> str | None:
 def source_of(modules: Iterable[str]) -> Mapping[str, str]:
     """Return the SHA-256 of each named module's source and of all it imports from the same top-level packages or from ours.
 
-    The imports are read from the source, nothing is imported; an import inside a function counts like any other.
+    The imports are read from the source, and no module is imported for it (packages that hold one are); an import inside a
+    function counts like any other.
     """
     ours = {"harness", "models", "stores"} | {name.partition(".")[0] for name in modules}
     found: dict[str, str] = {}
@@ -102,7 +103,6 @@ def source_of(modules: Iterable[str]) -> Mapping[str, str]:
     return dict(sorted(found.items()))
 
 
-@cache
 def _path_of(module: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(module)
@@ -111,11 +111,15 @@ def _path_of(module: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-def _imports(module: str, path: Path) -> list[str]:
+def _imports(module: str, path: Path) -> tuple[str, ...]:
     """Return every module that a source file may import, including names that turn out not to be modules."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return _parsed(module if path.name == "__init__.py" else module.rpartition(".")[0], path.read_bytes())
+
+
+@cache
+def _parsed(package: str, source: bytes) -> tuple[str, ...]:
     names = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -124,7 +128,7 @@ def _imports(module: str, path: Path) -> list[str]:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, *([node.module] if node.module else [])])
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [*names, *{name.rpartition(".")[0] for name in names if "." in name}]
+    return (*names, *{name.rpartition(".")[0] for name in names if "." in name})
 
 
 @cache

@@ -1,0 +1,91 @@
+"""Sentences that name a best one, and what they may not say."""
+
+from harness.frame import to_frame
+from harness.records import Measured, Point
+from harness.report.rows import plain, sections
+from harness.report.summary import findings, overview
+from tests.report import examples
+
+
+def said(*records):
+    return " ".join(sentence for section in sections(plain(to_frame(records))) for sentence in findings(section))
+
+
+def point(ef, recall, latency, spread=0.01):
+    return Point(
+        10,
+        1,
+        {"ef": ef},
+        {"recall": examples.score(recall, recall - 0.01, recall), "search_latency_p50_s": examples.timing(latency, spread=spread)},
+    )
+
+
+def hnsw(*points, key="a01", **changes):
+    return examples.search("minilm", "docstrings", "hnsw", points, key, **changes)
+
+
+def test_what_was_measured_is_counted_by_cell():
+    text = " ".join(overview(plain(to_frame(examples.records()))))
+    assert "4 embed cells and 4 search cells with 10 operating points were measured between 2026-11-02 10:01 and 10:08 UTC." in text
+    assert "Without a result: 1 failed, 1 ran out of memory and 1 skipped." in text
+    assert "resnet50 (random weights)" in text
+
+
+def test_nothing_measured_is_said():
+    assert (
+        overview(plain(to_frame([examples.record("embed", "minilm", "docstrings", "e01", status="failed", error="x")])))[0]
+        == "No cell was measured."
+    )
+
+
+def test_the_fastest_point_with_enough_recall_is_named_not_the_fastest():
+    text = said(hnsw(point(16, 0.90, 0.010), point(64, 0.96, 0.012), point(256, 0.99, 0.020)))
+    assert "hnsw · ef=64 has the lowest median latency: 12.0 ms [11.9, 12.1] at a recall of 0.960" in text
+    assert "cannot be told apart" not in text
+
+
+def test_points_whose_intervals_overlap_are_said_to_be_alike():
+    text = said(hnsw(point(64, 0.96, 0.0120, 0.05), point(128, 0.97, 0.0121, 0.05), point(256, 0.99, 0.020)))
+    assert "the interval overlaps with hnsw · ef=128, so these cannot be told apart" in text
+
+
+def test_without_intervals_the_difference_may_be_chance():
+    bare = Point(10, 1, {"ef": 64}, {"recall": examples.score(0.97, 0.96, 0.98), "search_latency_p50_s": Measured(0.01, "s", "lower", n=1)})
+    assert "may be chance" in said(hnsw(bare, point(256, 0.99, 0.020)))
+
+
+def test_where_no_point_is_good_enough_that_is_said():
+    assert "No operating point reached a recall@10 of 0.95; the highest is 0.910" in said(
+        hnsw(point(16, 0.90, 0.010), point(64, 0.91, 0.012))
+    )
+
+
+def test_random_weights_are_never_the_best():
+    unreal = dict(examples.MODELS["minilm"], weights="random")
+    fast = hnsw(point(1, 1.0, 0.0001), point(2, 1.0, 0.0002), key="a02", model=unreal)
+    assert "random" not in said(hnsw(point(64, 0.96, 0.012), point(256, 0.99, 0.020)), fast)
+    assert said(fast) == ""
+    embed = examples.embed("minilm", "docstrings", 8, 900.0, "e03", model=unreal)
+    slower = [examples.embed("minilm", "docstrings", size, 10.0 * size, f"e0{size}") for size in (1, 8)]
+    assert "with minilm · batch 8." in said(*slower, embed)
+
+
+def test_one_row_is_not_a_best():
+    assert said(examples.embed("minilm", "docstrings", 8, 900.0, "e03"), hnsw(point(64, 0.96, 0.012))) == ""
+
+
+def test_machines_are_not_ranked_against_each_other():
+    other = dict(examples.ENVIRONMENT, fingerprint="beefbeefbeef")
+    text = said(
+        examples.embed("minilm", "docstrings", 1, 10.0, "e01"),
+        examples.embed("minilm", "docstrings", 8, 20.0, "e02"),
+        examples.embed("minilm", "docstrings", 1, 100.0, "e03", environment=other),
+        examples.embed("minilm", "docstrings", 8, 200.0, "e04", environment=other),
+    )
+    assert "with minilm · batch 8 on machine feedc0de." in text
+    assert "with minilm · batch 8 on machine beefbeef." in text
+
+
+def test_an_interval_within_one_process_is_marked_in_sentences():
+    text = said(examples.embed("minilm", "docstrings", 1, 10.0, "e01", n=1), examples.embed("minilm", "docstrings", 8, 20.0, "e02", n=1))
+    assert "]†" in text
