@@ -23,7 +23,8 @@ which copies and, for cosine, normalises all rows again for each request.
 **Threads.** A request with one query runs FAISS on one thread; one with many, and building an index,
 use FAISS's OpenMP threads; FLAT uses BLAS's. OMP_NUM_THREADS, set before the process starts, pins
 both. ``faiss.omp_set_num_threads`` does not: it holds for the calling thread only, and the engine works in
-gRPC's threads. Requests side by side compete for one interpreter lock.
+gRPC's threads. Requests side by side compete for one interpreter lock, and must agree on ``ef`` or ``nprobe``:
+the engine sets it on the index that they share.
 
 **Limits.** None was met on dimension (40,000 worked) or k (40,000 worked; a Milvus server refuses more than
 16,384); a request may not exceed 256 MiB.
@@ -171,7 +172,7 @@ class MilvusLite:
         check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=first_id)
         self._queries_at_once = 0
         with self._translated(f"insert {len(vectors)} rows"):
-            client.insert(self._collection, [{"id": first_id + i, VECTOR: row} for i, row in enumerate(vectors)], retry_times=0)
+            client.insert(self._collection, [{"id": i, VECTOR: row} for i, row in enumerate(vectors, int(first_id))], retry_times=0)
 
     def build(self) -> None:
         """Flush, let merges finish, and build the index of each segment, which is done when this returns.
@@ -294,7 +295,7 @@ class MilvusLite:
                     retry_times=0,
                 )
             except self._failures as error:
-                raise StoreError(f"store={self.name} could not search: {error}") from error
+                raise StoreError(f"store={self.name} could not search: {_reason(error)}") from error
             for row, hits in enumerate(found, start):
                 answer[row, : len(hits.ids)] = hits.ids
         return answer
@@ -328,17 +329,20 @@ class MilvusLite:
             return
         from milvus_lite.server_manager import server_manager_instance
 
-        with self._translated("stop"):
-            self._client.close()
-        server_manager_instance.release_server(str(self._path))
-        self._client, self._collection, self._index, self._queries_at_once = None, "", None, 0
+        client, self._client = self._client, None
+        self._collection, self._index, self._queries_at_once = "", None, 0
+        try:
+            with self._translated("stop"):
+                client.close()
+        finally:
+            server_manager_instance.release_server(str(self._path))
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
         try:
             yield
         except self._failures as error:
-            raise StoreError(f"store={self.name} could not {doing}: {error}") from error
+            raise StoreError(f"store={self.name} could not {doing}: {_reason(error)}") from error
 
     def _opened(self) -> Any:
         if self._client is None:
@@ -368,3 +372,9 @@ class MilvusLite:
                 " install milvus-lite 3.2"
             ) from error
         return engine
+
+
+def _reason(error: Exception) -> str:
+    """What the library said, without its class and code."""
+    details = getattr(error, "details", None)
+    return str(getattr(error, "message", "") or (details() if callable(details) else error))

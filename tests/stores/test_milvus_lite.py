@@ -160,7 +160,7 @@ def test_a_large_batch_of_l2_queries_is_split_and_answered_the_same(store, monke
 
 def test_a_collection_that_exists_is_refused_in_one_message(store, capfd):
     store.create("c", dim=DIM, metric="l2", index=FLAT())
-    with pytest.raises(StoreError, match="^store=milvus_lite could not create collection c: collection 'c' already exists$"):
+    with pytest.raises(StoreError, match=r"^store=milvus_lite could not create collection c: collection 'c' already exists$"):
         store.create("c", dim=DIM, metric="l2", index=FLAT())
     assert "Traceback" not in capfd.readouterr().err
 
@@ -173,7 +173,7 @@ def test_a_name_that_could_leave_the_folder_is_refused(store, name):
 
 def test_a_request_larger_than_the_engine_takes_is_an_error_of_the_store(store):
     store.create("c", dim=32_768, metric="l2", index=FLAT())
-    with pytest.raises(StoreError, match="could not insert 2100 rows: .*larger than max"):
+    with pytest.raises(StoreError, match=r"could not insert 2100 rows: .*larger than max"):
         store.insert(np.ones((2_100, 32_768), np.float32), 0)
 
 
