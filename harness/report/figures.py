@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as html_escape
 from typing import Any
 
 from harness.report.rows import (
@@ -39,6 +39,11 @@ Figure = dict[str, Any]
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+def escape(words: str) -> str:
+    """Return words as plotly.js has to be given them to show just those: ``%{`` begins a template, and ``&quot;`` it does not know."""
+    return html_escape(words, quote=False).replace("%{", "&#37;{")
 
 
 def recall_latency(section: Section) -> list[Figure]:
@@ -254,9 +259,8 @@ def _hover(row: Row, name: str, part: Part, figures: Sequence[str]) -> str:
             shown = SHOWN[figure]
             between = interval(figure, *(row[column] for column in _columns(figure)))
             title = shown.title if not shown.title.startswith("p") or shown.title == "pipeline" else f"{shown.group.lower()}, {shown.title}"
-            lines.append(
-                escape(f"{title}: {number(figure, row[figure])} {shown.unit} {between}{WITHIN if is_within(row, figure) else ''}".strip())
-            )
+            words = (number(figure, row[figure]), shown.unit, f"{between}{WITHIN if is_within(row, figure) else ''}")
+            lines.append(escape(f"{title}: {' '.join(word for word in words if word)}"))
     if row["concurrency"] is not None:
         lines.append(escape(CONCURRENCY.prefix + CONCURRENCY.of(row)))
     return "<br>".join(line for line in lines if line)

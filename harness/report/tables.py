@@ -115,19 +115,18 @@ def _table(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], f
         names = [[_name(row, always, more)] for row in rows]
     else:
         identity = [Column(part.title, number=part.number) for part in shown]
-        names = [
-            [
-                Cell(part.of(row) or NULL, note="" if part.of(row) else "has none", sort=row[part.column] if part.number else part.of(row))
-                for part in shown
-            ]
-            for row in rows
-        ]
+        names = [[_part(row, part) for part in shown] for row in rows]
     columns = [*identity, *(_column(name, units) for name in kept), *([Column("caveats")] if caveats else [])]
     cells = [
         (*name, *(_cell(row, figure) for figure in kept), *([_caveats(row)] if caveats else []))
         for name, row in zip(names, rows, strict=True)
     ]
     return Table(tuple(constant(rows, [part for part in parts if part not in shown])), tuple(columns), tuple(cells))
+
+
+def _part(row: Row, part: Part) -> Cell:
+    text = part.of(row)
+    return Cell(text or NULL, note="" if text else "has none", sort=row[part.column] if part.number else text or None)
 
 
 def _name(row: Row, first: Sequence[Part], more: Sequence[Part]) -> Cell:
