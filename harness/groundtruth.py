@@ -21,7 +21,7 @@ from harness.errors import DataError
 from harness.interfaces import Metric, Vectors
 from harness.metrics.similarity import Neighbours, Scores, norms, rounding_error, scale, scores_of
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 16 * 2**20
 """Memory for one block of float32 scores; large enough for the product's full speed, small enough to stay near the caches."""
 
 _QUERIES_A_BLOCK = 1024
@@ -70,9 +70,10 @@ def exact_neighbours(queries: Vectors, corpus: Vectors, *, k: int, metric: Metri
     row_block = max(1, block_bytes // (4 * max(query_block, dim)))
     starts = range(0, n, query_block)
     searches = [_Search(queries[start : start + query_block], start, corpus, k, metric, block_bytes) for start in starts]
+    buffer = np.empty(query_block * row_block, dtype=np.float32)  # one for all products: fresh memory costs more than the comparison
     for first_id, block, block_norms in _blocks(corpus, row_block, metric):
         for search in searches:
-            search.add(first_id, block, block_norms)
+            search.add(first_id, block, block_norms, buffer)
     results = [search.result() for search in searches]
     ids = np.concatenate([ids for ids, _ in results])
     return Neighbours(ids, np.concatenate([scores for _, scores in results]), metric, rows)
@@ -126,10 +127,12 @@ class _Search:
         self.id = np.empty(0, dtype=np.int64)
         self.score = np.empty(0, dtype=np.float64)
         self.kth = np.full(len(queries), -np.inf)
+        self.next_drop = 0  # sorting is worth its time only after the candidates have doubled
 
-    def add(self, first_id: int, block: NDArray[np.float32], block_norms: Scores) -> None:
+    def add(self, first_id: int, block: NDArray[np.float32], block_norms: Scores, buffer: NDArray[np.float32]) -> None:
         """Take in the rows of one block."""
-        products: NDArray[np.float32] = np.matmul(self.left, block.T)
+        products = buffer[: len(self.left) * len(block)].reshape(len(self.left), len(block))
+        np.matmul(self.left, block.T, out=products)
         if self.metric == "l2":  # −‖q − x‖² + ‖q‖², the query's own part left out
             products *= 2
             products -= np.square(block_norms).astype(np.float32)
@@ -141,6 +144,7 @@ class _Search:
 
     def result(self) -> tuple[NDArray[np.int64], Scores]:
         """Settle what is left and return ids and scores, each of shape (n, k)."""
+        self._drop_hopeless()
         scores = self._settle()
         shape = (len(self.source), self.k)
         return self.id.reshape(shape), scores.reshape(shape)
@@ -165,7 +169,8 @@ class _Search:
         self.query = np.concatenate([self.query, query])
         self.id = np.concatenate([self.id, first_id + column])
         self.score = np.concatenate([self.score, products[query, column].astype(np.float64)])
-        self._drop_hopeless()
+        if self.query.size > min(self.next_drop, self.most_candidates):
+            self._drop_hopeless()
         if self.query.size > self.most_candidates:
             self._settle()
 
@@ -178,6 +183,7 @@ class _Search:
         full = count >= self.k
         self.kth[full] = self.score[start[full] + self.k - 1]
         self._keep(self.score >= (self.kth - self._margin())[self.query])
+        self.next_drop = 2 * self.query.size
 
     def _settle(self) -> Scores:
         """Score all candidates in float64 and keep each query's first k; returns their scores."""
