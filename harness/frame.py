@@ -8,11 +8,12 @@ A figure that was not measured is null; a figure with an interval has ``_lo`` an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DataError
+from harness.fingerprint import digest
 from harness.records import Measured, Record, newest, read_all
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         "data_fingerprint": record.data.get("fingerprint"),
         "weights_fingerprint": record.model.get("weights_fingerprint"),
         "source": record.model.get("source"),
-        "machine": record.environment.get("fingerprint"),
+        "machine": _machine(record.environment),
         "started_at": record.started_at,
         "duration_s": record.duration_s,
         "schema_version": record.schema_version,
@@ -115,6 +116,14 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         | _figures({**record.metrics, **point.metrics})
         for point in record.points
     ]
+
+
+def _machine(environment: Mapping[str, Any]) -> str | None:
+    """Return a short fingerprint of the machine without the device, which is a column of its own: CPU and GPU of one machine compare."""
+    parts = environment.get("machine")
+    if not isinstance(parts, Mapping):
+        return None
+    return digest({name: value for name, value in parts.items() if name not in ("device", "device_name")})[:12]
 
 
 def _joined(caveats: Iterable[tuple[str, str]]) -> dict[str, str]:

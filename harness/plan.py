@@ -37,6 +37,8 @@ class Planned:
     job: Job
     embed: Cell
     search: Cell
+    documents: int
+    queries: int
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -144,7 +146,7 @@ def _planned(jobs: Sequence[Job]) -> Plan:
         if job.batch_size > rows:
             wrong[f"batch_size must be ≤ the {rows} documents of dataset={job.choices['dataset']}, got {job.batch_size}"] = None
         embed, search = cells_of(job, data, folder, located[node])
-        planned.append(Planned(job, embed, search))
+        planned.append(Planned(job, embed, search, rows, len(data.queries)))
         seconds = _seconds_per_item(job, speed)
         estimates[embed.key] = _embed_seconds(job, seconds)
         estimates[search.key] = _search_seconds(job, rows)
@@ -246,7 +248,6 @@ def _with_corpus(job: Job, rows: int) -> Job:
 def write_manifest(plan: Plan, started_at: str) -> Path:
     """Write down which cells this run asked for; its exit code comes from them."""
     folder = plan.folder / "manifests"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{started_at.replace(':', '').replace('.', '')}.json"
     body = {
         "started_at": started_at,
@@ -259,5 +260,11 @@ def write_manifest(plan: Plan, started_at: str) -> Path:
             for planned in plan.jobs
         ],
     }
-    path.write_text(json.dumps(body, indent=1))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(body, indent=1))
+    except OSError as error:
+        raise SettingsError(
+            f"results={plan.folder.parent} cannot be written ({error.strerror or error}); choose another results="
+        ) from error
     return path

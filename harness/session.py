@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.engine import Engine
+from harness.errors import HarnessError
 from harness.plan import Plan, Planned, make_plan, plan_job, write_manifest
 from harness.progress import Progress, console, in_words
 from harness.records import Record, newest, now, read_all
-from harness.settings import CONF
+from harness.settings import CONF, search_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,24 +55,33 @@ def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs
         return {}
     planned = {_sorted(one.job.overrides): one for one in plan.jobs}
     with Progress(plan.seconds, console())() as progress, Engine(plan, progress) as engine:
+        stopped: list[HarnessError] = []
 
         def job(_: DictConfig) -> None:
+            """Measure one job; Hydra would answer an exception with a traceback, so the first one waits for its end."""
+            if stopped:
+                return
             wanted = list(HydraConfig.get().overrides.task)
-            engine.run(planned.get(_sorted(wanted)) or plan_job(wanted, config_dirs=config_dirs))
+            try:
+                engine.run(plan.jobs[0] if not multirun else planned.get(_sorted(wanted)) or plan_job(wanted, config_dirs=config_dirs))
+            except HarnessError as error:
+                stopped.append(error)
 
         _through_hydra(job, overrides, multirun=multirun, config_dirs=config_dirs)
+        if stopped:
+            raise stopped[0]
         return engine.records
 
 
 def _sorted(overrides: Sequence[str]) -> tuple[str, ...]:
-    return tuple(sorted(overrides))
+    """Return what names a job whatever the order; Hydra lists its own settings apart."""
+    return tuple(sorted(override for override in overrides if not override.lstrip("+~").startswith(("hydra.", "hydra/"))))
 
 
 def _through_hydra(job: object, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str]) -> None:
     """Hand the jobs to Hydra, so that its sweepers and launchers work; it reads the arguments of the process."""
     before = sys.argv
-    folders = [word for folder in config_dirs for word in ("--config-dir", folder)]
-    sys.argv = ["harness", *(["-m"] if multirun else []), *folders, *overrides]
+    sys.argv = ["harness", *(["-m"] if multirun else []), *overrides, *search_path(config_dirs)]
     try:
         hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()  # type: ignore[arg-type]
     finally:
@@ -108,16 +118,15 @@ def show_plan(plan: Plan, *, everything: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    for one in {id(planned.embed.data_folder): planned for planned in plan.jobs}.values():
-        job = one.job
-        note = f" ({one.embed.weights.note})" if one.embed.weights.note else ""
+    pairs = {(one.job.choices["model"], one.job.choices["dataset"]): one for one in plan.jobs}
+    for (model, dataset), one in pairs.items():
+        weights = one.embed.weights
+        note = f" ({weights.note})" if weights.note else ""
         out.print(
-            f"  {job.choices['model']}: {one.embed.weights.kind} weights from {one.embed.weights.source}{note}; "
-            f"{job.choices['dataset']}: {job.dataset.corpus} documents, {job.dataset.queries} queries; {job.device}, {job.threads} threads",
+            f"  {model}: {weights.kind} weights from {weights.source}{note}\n  {dataset}: {one.documents} documents, {one.queries} queries",
             highlight=False,
             soft_wrap=True,
         )
-        break
     if plan.budget_note:
         out.print(f"  {plan.budget_note}", highlight=False, soft_wrap=True)
     if everything:

@@ -12,10 +12,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -81,8 +83,15 @@ def composing(config_dirs: Sequence[str] = ()) -> Iterator[None]:
     missing = [f"--config-dir {folder} is not a folder" for folder in config_dirs if not Path(folder).is_dir()]
     if missing:
         raise SettingsError(missing)
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        yield
+    outer = GlobalHydra.instance().hydra  # set when this is called from inside a job
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().clear()
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
 
 
 def compose_job(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> Job:
@@ -93,7 +102,7 @@ def compose_job(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) ->
     harness.errors.SettingsError
         Listing every violation.
     """
-    where = [f"hydra.searchpath=[{','.join(f'file://{Path(folder).resolve()}' for folder in config_dirs)}]"] if config_dirs else []
+    where = search_path(config_dirs)
     config = _compose([*overrides, *where])
     choices = {group: str(option) for group, option in config.hydra.runtime.choices.items() if group in GROUPS}
     if choices["dataset"] == "auto":
@@ -104,6 +113,11 @@ def compose_job(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) ->
         config = _compose([*(o for o in overrides if o != "dataset=auto"), *where, f"dataset={option}"])
         choices["dataset"] = option
     return _checked(config, choices, tuple(overrides))
+
+
+def search_path(config_dirs: Sequence[str]) -> list[str]:
+    """Return the override that lets Hydra find options in a user's folders too; ours come first."""
+    return [f"hydra.searchpath=[{','.join(f'file://{Path(folder).resolve()}' for folder in config_dirs)}]"] if config_dirs else []
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -147,17 +161,18 @@ def expand(arguments: Sequence[str], *, multirun: bool) -> list[tuple[str, ...]]
         parsed = OverridesParser.create().parse_overrides(list(arguments))
     except HydraException as error:
         raise SettingsError(f"cannot be understood: {' '.join(str(error).split())}; settings are written key=value") from error
-    jobs: list[tuple[str, ...]] = [()]
-    for override in parsed:
+    choices: dict[str, list[str]] = {}
+    for override in parsed:  # of two for one key the later holds, as in Hydra
+        key = override.get_key_element()
         if override.is_sweep_override():
             if not multirun:
                 raise SettingsError(f"{override.input_line} names several values; add -m to sweep over them, or write a list as [a,b]")
-            key = override.get_key_element()
-            values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        elif multirun and not override.is_delete():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
         else:
-            values = [str(override.input_line)]
-        jobs = [(*job, value) for job in jobs for value in values]
-    return jobs
+            choices[key] = [str(override.input_line)]
+    return list(product(*choices.values()))
 
 
 def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, ...]) -> Job:

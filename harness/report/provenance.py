@@ -10,8 +10,8 @@ from typing import Any
 from harness.records import Record
 from harness.report.units import NULL, count
 
-VARIES_BY_NATURE = frozenset({"load"})
-"""What differs from moment to moment on one machine."""
+VARIES_BY_NATURE = frozenset({"load", "memory_available_bytes", "ready", "floor_index"})
+"""What differs from moment to moment on one machine, or from one index to the next in one store."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def _flat(environment: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if heading in VARIES_BY_NATURE:
             continue
         if isinstance(value, Mapping):
-            facts += [(heading, name, text) for name, text in _leaves(value)]
+            known = {name: part for name, part in value.items() if name not in VARIES_BY_NATURE}
+            facts += [(heading, name, text) for name, text in _leaves(known)]
         else:
             facts.append(("program", "machine fingerprint" if heading == "fingerprint" else heading, _text(value)))
     return facts
@@ -106,6 +107,7 @@ def models(records: Sequence[Record]) -> list[dict[str, str]]:
                 "dtype": _text(model.get("dtype")),
                 "parameters": count(parameters) if isinstance(parameters, int) else NULL,
                 "weights fingerprint": _text(model.get("weights_fingerprint")),
+                "note": str(model.get("note") or ""),
             }
         )
     return _distinct(found)
@@ -125,10 +127,15 @@ def datasets(records: Sequence[Record]) -> list[dict[str, str]]:
                 "modality": _text(data.get("modality")),
                 **sizes,
                 "data fingerprint": _text(data.get("fingerprint")),
+                "about": ", ".join(
+                    f"{name.removeprefix('about_')}: {_text(data[name])}".replace("_", " ") for name in data if name.startswith("about_")
+                ),
             }
         )
     return _distinct(found)
 
 
 def _distinct(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    return list({tuple(row.items()): row for row in rows}.values())
+    """Return the rows once each, without the columns in which none says anything."""
+    told = {name for row in rows for name, value in row.items() if value}
+    return list({tuple(row.items()): {name: value for name, value in row.items() if name in told} for row in rows}.values())

@@ -37,6 +37,9 @@ EMBED_BRIEF = ("pipeline_per_s", "throughput_per_s", "query_embed_p50_s", "peak_
 SEARCH_BRIEF = ("recall", "search_latency_p50_s", "qps", "ndcg_at_10")
 """The few that fit a terminal of 80 columns."""
 
+WITHIN_REASON = "within one process"
+"""The reason under which records state an interval that rests on the samples of one process."""
+
 ABSENT = "not part of this cell's measurement"
 
 
@@ -158,15 +161,20 @@ def _cell(row: Row, name: str) -> Cell:
     lo, hi, n = row[f"{name}_lo"], row[f"{name}_hi"], row[f"{name}_n"]
     within = is_within(row, name)
     between = interval(name, value, lo, hi)
-    notes = [f"n = {plural(int(n), replication(name))}"] if n else []
-    notes += ["the interval is one within a single process"] if within else []
+    notes = [_rests_on(name, int(n), reason)] if n else []
     notes += [reason] if reason else []
     return Cell(number(name, value), f"{between}{WITHIN if within else ''}", "; ".join(notes), value)
 
 
 def is_within(row: Row, name: str) -> bool:
-    """Whether a figure has an interval that rests on one process only."""
-    return row[f"{name}_lo"] is not None and row[f"{name}_n"] == 1 and replication(name) == "process"
+    """Whether a figure has an interval that rests on one process only: a timing of one process, or of the samples within one."""
+    one = row[f"{name}_n"] == 1 or by_name(row["reasons"]).get(name) == WITHIN_REASON
+    return row[f"{name}_lo"] is not None and replication(name) == "process" and one
+
+
+def _rests_on(name: str, n: int, reason: str | None) -> str:
+    """Return how much a figure rests on; where there was one process, n counts the samples in it."""
+    return f"n = {plural(n, 'sample' if reason == WITHIN_REASON and n > 1 else replication(name))}"
 
 
 def replication(name: str) -> Any:

@@ -18,6 +18,9 @@ from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, plural
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_NAME_WIDTH = 10
+"""What a row's name keeps of a narrow terminal; intervals then break into two lines."""
+
 
 def print_rows(rows: Sequence[Row], console: Console) -> None:
     """Print one section for each dataset, then the cells without a result and the caveats."""
@@ -60,15 +63,10 @@ def _printable(text: str) -> str:
 
 def _rich(table: Table) -> RenderableType:
     out = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
-    for column in table.columns:
-        name = f"{column.title}\n{column.unit}" if column.number else column.title
-        out.add_column(
-            escape(_heading(column.group, name)),
-            justify="right" if column.number else "left",
-            no_wrap=column.number,
-            overflow="fold",
-            vertical="top",
-        )
+    for place, column in enumerate(table.columns):
+        name = _heading(column.group, f"{column.title}\n{column.unit}" if column.number else column.title)
+        widest = max((len(row[place].text) for row in table.rows), default=0) if column.number else _NAME_WIDTH
+        out.add_column(escape(name), justify="right" if column.number else "left", min_width=widest, overflow="fold")
     for row in table.rows:
         out.add_row(
             *(
@@ -89,5 +87,5 @@ def _listed(console: Console, title: str, entries: Sequence[tuple[str, str]]) ->
         console.print()
         console.print(_line(title, "bold"))
     for name, text in entries:
-        console.print(_line(f"  {name}", "yellow"))
+        console.print(Padding(_line(name, "yellow"), (0, 0, 0, 2)))
         console.print(Padding(_line(text), (0, 0, 0, 4)))

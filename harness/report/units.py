@@ -104,13 +104,14 @@ def number(name: str, value: float | None) -> str:
 
 
 def interval(name: str, value: float | None, lo: float | None, hi: float | None) -> str:
-    """Return ``[low, high]`` with as many decimals as the value beside it has; empty where there is no interval."""
+    """Return ``[low, high]`` with as many decimals as the value beside it has, from 1,000 on none; empty where there is no interval."""
     if value is None or lo is None or hi is None:
         return ""
     if name in SCORES:
         return f"[{score(lo)}, {score(hi)}]"
     decimals = _decimals(scaled(name, value))
-    return "[" + ", ".join(f"{scaled(name, end):,.{decimals}f}" for end in (lo, hi)) + "]"
+    ends = (scaled(name, lo), scaled(name, hi))
+    return "[" + ", ".join(f"{end:,.{decimals if abs(end) < 1000 else 0}f}" for end in ends) + "]"
 
 
 def score(value: float) -> str:

@@ -1,0 +1,289 @@
+"""Whole runs of the command line in processes of their own: sweeps, resuming, interruption, faults, exit codes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness import load_results
+from harness.records import from_json
+from tests.conftest import PLUGINS, QUICK, ROOT
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((folder / "records").glob("*.json"))]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, shared_cache):
+    """A sweep of 9 jobs, run once for all tests that look at what it left."""
+    folder = tmp_path_factory.mktemp("sweep")
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "-m", *QUICK, "batch_size=1,8,32", "index=flat,hnsw,ivf_flat", "--config-dir", str(PLUGINS)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "HARNESS_CACHE": str(shared_cache), "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_a_sweep_of_nine_jobs_measures_six_cells(swept):
+    folder, done = swept
+    found = records(folder / "results/default")
+    assert sorted(record["kind"] for record in found) == ["embed"] * 3 + ["search"] * 3
+    assert {record["status"] for record in found} == {"ok"}
+    assert "9 jobs, 3 embed + 3 search cells; 0 measured already, 6 to measure" in done.stderr
+
+
+def test_a_run_prints_the_paths_of_its_reports_and_they_are_there(swept):
+    folder, done = swept
+    for name in ("report.html", "report.md", "results.csv", "results.parquet"):
+        assert f"results/default/{name}" in done.stdout
+        assert (folder / "results/default" / name).stat().st_size > 0
+
+
+def test_a_second_run_measures_nothing(swept, harness):
+    folder, _ = swept
+    before = sorted((folder / "results/default/records").iterdir())
+    again = harness("-m", *QUICK, "batch_size=1,8,32", "index=flat,hnsw,ivf_flat", cwd=folder)
+    assert again.returncode == 0
+    assert "6 measured already, 0 to measure" in again.stderr
+    assert sorted((folder / "results/default/records").iterdir()) == before
+
+
+def test_the_plan_lists_the_cells_and_measures_nothing(swept, harness):
+    folder, _ = swept
+    before = sorted((folder / "results/default/records").iterdir())
+    plan = harness("plan", "-m", *QUICK, "batch_size=1,4", "index=flat,hnsw", cwd=folder)
+    assert plan.returncode == 0, plan.stderr
+    assert plan.stdout.count(": measured") == 3  # batch size 1, flat, hnsw
+    assert len(re.findall(r"batch 4: about \d+ s", plan.stdout)) == 1
+    assert sorted((folder / "results/default/records").iterdir()) == before
+
+
+def test_fresh_measures_again_and_keeps_what_was(swept, harness):
+    folder, _ = swept
+    before = len(records(folder / "results/default"))
+    again = harness(*QUICK, "fresh=true", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert len(records(folder / "results/default")) == before + 2
+
+
+def test_the_frame_has_a_row_for_each_embed_cell_and_each_operating_point(swept):
+    folder, _ = swept
+    frame = load_results(folder / "results/default")
+    assert list(frame[frame.kind == "embed"].batch_size) == [1, 8, 32]
+    points = frame[frame.kind == "search"].groupby("index").size().to_dict()
+    assert points["flat"] == 1
+    assert points["hnsw"] == len(json.loads("[10, 16, 64, 256]"))
+    wanted = (
+        "kind key status error model weights device dtype batch_size dataset corpus queries dim store index build_params search_params k concurrency "
+        "recall recall_strict search_latency_p50_s search_latency_p95_s search_latency_p99_s round_trip_p50_s floor_p50_s qps insert_s build_s "
+        "index_bytes throughput_per_s pipeline_per_s batch_latency_p50_s query_embed_p50_s query_embed_p99_s peak_rss_bytes ndcg_at_10 "
+        "ndcg_at_10_exact recall_lo recall_hi throughput_per_s_lo throughput_per_s_hi search_latency_p50_s_lo search_latency_p50_s_hi"
+    ).split()
+    assert set(wanted) <= set(frame.columns)
+
+
+def test_every_record_parses_and_says_where_its_numbers_come_from(swept):
+    folder, _ = swept
+    for path in (folder / "results/default/records").glob("*.json"):
+        record = from_json(path.read_text())
+        assert record.environment["machine"]["cpu"]
+        assert record.environment["versions"]["numpy"]
+        assert record.data["fingerprint"]
+        assert record.model["weights"] == "pretrained"
+        assert path.with_suffix(".npz").exists()
+
+
+def test_reports_are_rebuilt_from_the_records(swept, harness):
+    folder, _ = swept
+    (folder / "results/default/report.html").unlink()
+    done = harness("report", "results/default", cwd=folder, plugins=False)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "results/default/report.html").exists()
+
+
+def test_a_report_of_nothing_is_a_plain_error(harness, tmp_path):
+    done = harness("report", "results/nothing", plugins=False)
+    assert done.returncode != 0
+    assert "holds no record" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status", "words"),
+    [
+        ("load", "failed", "the weights file is broken"),
+        ("memory", "oom", "memory ran out"),
+        ("killed", "failed", "killed by SIGKILL"),
+        ("wrong_dim", "invalid", "33"),
+    ],
+)
+def test_a_cell_that_fails_is_recorded_and_the_sweep_goes_on(harness, tmp_path, trouble, status, words):
+    done = harness("-m", *QUICK, f"model.trouble={trouble},''", "batch_size=8")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    found = records(tmp_path / "results/default")
+    bad = [record for record in found if record["status"] != "ok"]
+    assert {(record["kind"], record["status"]) for record in bad} == {("embed", status), ("search", status)}
+    assert all(words in record["error"] for record in bad)
+    assert sorted(record["kind"] for record in found if record["status"] == "ok") == ["embed", "search"]
+    assert "2 of 4 cells have no result" in done.stderr
+
+
+def test_a_cell_that_hangs_is_given_up_after_its_time(harness, tmp_path):
+    done = harness(*QUICK, "model.trouble=hangs", "timeout_s=3")
+    assert done.returncode == 1
+    assert all("timeout_s=3" in record["error"] for record in records(tmp_path / "results/default"))
+
+
+@pytest.mark.parametrize("trouble", ["insert", "build_killed"])
+def test_a_store_that_fails_leaves_the_embed_cell_alone(harness, tmp_path, trouble):
+    done = harness(*QUICK, f"store.trouble={trouble}")
+    assert done.returncode == 1
+    assert {record["kind"]: record["status"] for record in records(tmp_path / "results/default")} == {"embed": "ok", "search": "failed"}
+
+
+def test_what_a_store_lacks_is_skipped_in_a_sweep_with_the_reason(harness, tmp_path):
+    done = harness("-m", *QUICK, "store=exact", "index=flat,hnsw")
+    assert done.returncode == 0, done.stderr
+    statuses = {record["labels"].get("index"): record for record in records(tmp_path / "results/default") if record["kind"] == "search"}
+    assert statuses["flat"]["status"] == "ok"
+    assert statuses["hnsw"]["status"] == "skipped"
+    assert "it has FLAT" in statuses["hnsw"]["error"]
+
+
+def test_a_mistake_is_exit_code_2_without_a_traceback_and_nothing_is_written(harness, tmp_path):
+    done = harness(*QUICK, "batch_size=0", "dtype=fp9")
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 2
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_random_weights_are_labelled_and_have_no_quality(harness, tmp_path):
+    assert harness(*QUICK, "model.trouble=random").returncode == 0
+    by_kind = {record["kind"]: record for record in records(tmp_path / "results/default")}
+    assert by_kind["embed"]["model"]["weights"] == "random"
+    assert [code for code, _ in by_kind["search"]["caveats"]] == ["random_vectors"]
+    quality = by_kind["search"]["points"][0]["metrics"]["ndcg_at_10"]
+    assert quality["value"] is None
+    assert "random weights" in quality["reason"]
+    assert "random" in (tmp_path / "results/default/report.md").read_text().lower()
+
+
+def test_one_process_is_marked_within_one_process(harness, tmp_path):
+    assert harness(*QUICK, "processes=1").returncode == 0
+    for record in records(tmp_path / "results/default"):
+        assert "within_one_process" in [code for code, _ in record["caveats"]]
+    embed = next(record for record in records(tmp_path / "results/default") if record["kind"] == "embed")
+    assert embed["metrics"]["throughput_per_s"]["lo"] is None
+    assert "within one process" in embed["metrics"]["throughput_per_s"]["reason"]
+
+
+def start(folder, shared_cache, *overrides):
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness", "-m", *QUICK, *overrides, "--config-dir", str(PLUGINS)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HARNESS_CACHE": str(shared_cache), "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+
+
+SLOW = ["min_duration_s=1", "batch_size=1,2,4,8,16"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_was_stopped_goes_on_where_it_was(tmp_path, shared_cache, harness, how):
+    run = start(tmp_path, shared_cache, *SLOW)
+    folder = tmp_path / "results/default"
+    end = time.monotonic() + 120
+    while len(list(folder.glob("records/*.json"))) < 2:
+        assert time.monotonic() < end, "nothing was measured"
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(how)
+    _, words = run.communicate(timeout=60)
+    assert run.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: -15}.get(how, 0)
+    assert "Traceback" not in words
+    assert psutil.wait_procs(family, timeout=20)[1] == []
+    kept = {path.name for path in folder.glob("records/*.json")}
+    assert 2 <= len(kept) < 6
+    for name in kept:
+        from_json((folder / "records" / name).read_text())
+    again = harness("-m", *QUICK, *SLOW)
+    assert again.returncode == 0, again.stderr
+    assert f"{len(kept)} measured already, {6 - len(kept)} to measure" in again.stderr
+    after = records(folder)
+    assert len(after) == 6
+    assert kept <= {path.name for path in folder.glob("records/*.json")}
+
+
+def test_runs_that_share_a_name_share_a_report(harness, tmp_path):
+    assert harness(*QUICK, "name=both").returncode == 0
+    assert harness(*QUICK, "name=both", "index=hnsw").returncode == 0
+    frame = load_results(tmp_path / "results/both")
+    assert set(frame["index"].dropna()) == {"flat", "hnsw"}
+    assert len(frame[frame.kind == "embed"]) == 1
+
+
+def test_a_results_folder_that_cannot_be_written_is_a_plain_error(harness, tmp_path):
+    (tmp_path / "results").write_text("a file where the folder should be")
+    done = harness(*QUICK)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert "results" in done.stderr
+
+
+def test_a_users_own_models_folder_does_not_shadow_ours(harness, tmp_path):
+    for name in ("models", "stores"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the wrong package')")
+    done = harness(*QUICK, "store=exact")
+    assert done.returncode == 0, done.stderr
+    doctor = harness("doctor", plugins=False)
+    assert "has a folder models/ of its own" in doctor.stdout
+
+
+def test_a_model_in_the_users_own_package_is_found_from_the_current_directory(harness, tmp_path):
+    (tmp_path / "my_package.py").write_text("from tests.plugins.parts import HashedWords as Mine\n")
+    (tmp_path / "my_conf/model").mkdir(parents=True)
+    (tmp_path / "my_conf/model/mine.yaml").write_text("# Mine.\n_target_: my_package.Mine\nmodality: text\ndim: 16\n")
+    both = [*QUICK[1:], "model=mine", "--config-dir", "my_conf"]
+    done = harness(*both)
+    assert done.returncode == 0, done.stderr
+    assert load_results(tmp_path / "results/default").dim.tolist() == [16, 16]
+
+
+def test_run_from_python_returns_the_cells_asked_for(tmp_path, shared_cache):
+    script = (
+        "import harness\n"
+        f"frame = harness.run(*{QUICK!r}, 'index=flat,hnsw', multirun=True, config_dirs=[{str(PLUGINS)!r}])\n"
+        "print(sorted(frame.kind), frame['index'].dropna().unique().tolist())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HARNESS_CACHE": str(shared_cache), "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "['embed', 'search', 'search', 'search', 'search', 'search'] ['flat', 'hnsw']" in done.stdout
