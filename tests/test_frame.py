@@ -111,3 +111,13 @@ def test_load_results_says_what_a_folder_lacks(tmp_path, caplog):
     with caplog.at_level(logging.WARNING), pytest.raises(DataError):
         load_results(tmp_path)
     assert "x.json left out" in caplog.text
+
+
+def test_two_devices_of_one_machine_are_one_machine_and_another_kernel_is_another():
+    def machine(**changes):
+        environment = dict(examples.ENVIRONMENT, machine=dict(examples.MACHINE, **changes), fingerprint=str(changes))
+        return to_frame([examples.embed("minilm", "docstrings", 8, 10.0, "e01", environment=environment)]).loc[0, "machine"]
+
+    assert machine() == machine(device="cpu", device_name="CPU") == machine(device="cuda", device_name="Example GPU")
+    assert machine(kernel="6.2.0") != machine()
+    assert to_frame([examples.embed("minilm", "docstrings", 8, 10.0, "e01", environment={})]).loc[0, "machine"] is pd.NA

@@ -36,6 +36,16 @@ def test_a_library_that_only_some_cells_use_is_no_difference():
     assert {"faiss-cpu", "torch"} <= set(dict(found.common["versions"]))
 
 
+def test_what_one_index_is_like_inside_its_store_is_no_difference_but_the_engines_version_is():
+    def differing(version):
+        engines = ({"version": version, "ready": {"rows": 1}}, {"version": "1", "ready": {"rows": 2}})
+        found = [embed(f"e0{place}", environment=dict(examples.ENVIRONMENT, engine=engine)) for place, engine in enumerate(engines)]
+        return [one.name for one in environment(found).differing]
+
+    assert differing("1") == []
+    assert differing("2") == ["engine: version"]
+
+
 def test_the_load_of_the_moment_is_no_difference():
     assert environment([embed(), embed("e02", environment=dict(examples.ENVIRONMENT, load=3.9))]).differing == ()
 

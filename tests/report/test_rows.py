@@ -68,7 +68,7 @@ def test_random_weights_take_part_in_no_comparison():
         {"model": dict(examples.MODELS["minilm"], dtype="fp16")},
         {"settings": {"metric": "l2"}},
         {"data": dict(examples.DATASETS["docstrings"], fingerprint="other")},
-        {"environment": dict(examples.ENVIRONMENT, fingerprint="another machine")},
+        {"environment": dict(examples.ENVIRONMENT, machine=dict(examples.MACHINE, cpu="another"))},
         {"points": tuple(replace(point, k=100) for point in POINTS)},
         {"points": tuple(replace(point, concurrency=8) for point in POINTS)},
     ],

@@ -23,7 +23,14 @@ def test_a_figure_stands_with_its_interval_and_what_it_rests_on():
 def test_an_interval_over_one_process_is_marked():
     cells = cells_of([examples.embed("minilm", "docstrings", 8, 100.0, "e01", n=1)], embed_table)
     assert cells["Throughput forward (items/s)"].interval == "[95, 105]†"
-    assert "single process" in cells["Throughput forward (items/s)"].note
+    assert cells["Throughput forward (items/s)"].note == "n = 1 process"
+
+
+def test_an_interval_over_the_samples_of_one_process_is_marked_too():
+    figure = Measured(0.01, "s", "lower", 0.009, 0.011, 300, reason="within one process")
+    cells = cells_of([examples.record("embed", "minilm", "docstrings", "e01", metrics={"query_embed_p50_s": figure})], embed_table)
+    assert cells["One query p50 (ms)"].interval == "[9.0, 11.0]†"
+    assert cells["One query p50 (ms)"].note == "n = 300 samples; within one process"
 
 
 def test_a_build_is_one_build_and_not_one_process():

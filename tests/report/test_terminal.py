@@ -96,6 +96,16 @@ def test_long_names_do_not_break_the_width(width):
     assert max(map(len, printed([long], width).splitlines())) <= width
 
 
+def test_wide_intervals_break_into_two_lines_and_no_digit_is_lost():
+    wild = examples.Measured(2_006_020.0, "1/s", "higher", 1_890_820.0, 2_128_237.0, 3)
+    point = examples.point({"ef": 16}, 0.9, 3.2e-7)
+    points = (examples.Point(10, 1, {"ef": 16}, {**point.metrics, "qps": wild}),)
+    text = words(printed([examples.search("minilm", "docstrings", "hnsw", points, "a01")]))
+    assert "hnsw 0.900 0.000320 2,006,020 0.641" in text
+    for part in ("ef=16", "[0.839,", "0.940]", "[1,890,820,", "2,128,237]"):
+        assert part in text
+
+
 def test_a_folder_is_read_and_an_empty_one_says_so(tmp_path):
     console = Console(width=80, file=io.StringIO())
     with pytest.raises(DataError, match="no records"):

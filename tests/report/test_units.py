@@ -57,6 +57,7 @@ def test_an_interval_has_as_many_decimals_as_its_value():
     assert units.interval("search_latency_p50_s", 0.0036149, 0.0034, 0.01) == "[3.40, 10.00]"
     assert units.interval("qps", 1234.5, 1200.4, 1299.6) == "[1,200, 1,300]"
     assert units.interval("recall", 0.98, 0.97, 0.9999) == "[0.970, >0.999]"
+    assert units.interval("pipeline_per_s", 25.0, 0.004, 122_889.4) == "[0.0, 122,889]"
 
 
 @given(st.floats(0, 10**7))
