@@ -38,6 +38,8 @@ from harness.report.units import SHOWN, WITHIN, interval, number, scaled
 Figure = dict[str, Any]
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
+_CUT = 2.5
+"""An interval that reaches further than this factor from the outermost value leaves the picture; the table has its ends."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 
 
@@ -59,7 +61,7 @@ def _recall_latency(rows: Sequence[Row], k: int, concurrency: int) -> Figure:
     parts = _told(rows, (INDEX, MODEL, BUILD, STORE, METRIC, DTYPE, MACHINE), INDEX)
     names = {row["key"]: label(row, parts) for row in rows}
     traces = []
-    groups = compared(rows)
+    groups = [group for group in compared(rows) if len(group) > 1]
     of = [
         part for part in (MODEL, METRIC, DTYPE, MACHINE) if part in varying([group[0] for group in groups], (MODEL, METRIC, DTYPE, MACHINE))
     ]
@@ -92,17 +94,15 @@ def _recall_latency(rows: Sequence[Row], k: int, concurrency: int) -> Figure:
                 hover=[_hover(row, name, SEARCH, ("recall", "search_latency_p50_s", "qps", "ndcg_at_10")) for row in line],
             )
         )
-    ends = [
-        scaled("search_latency_p50_s", row[column]) for row in rows for column in _columns("search_latency_p50_s") if (row[column] or 0) > 0
-    ]
-    low, high = min(ends, default=1.0) / 1.15, max(ends, default=1.0) * 1.15
+    low, high = _range(rows, "search_latency_p50_s")
     ticks = log_ticks(low, high)
     left = min((row[column] for row in rows for column in _columns("recall") if row[column] is not None), default=0.0)
+    left = min(left, 0.99)  # wide enough for a tick where everything is 1
     margin = 0.04 * (1 - left) + 0.002
     return {
         "id": "",
         "title": f"Recall and latency, k = {k}, concurrency {concurrency}",
-        "caption": f"{_POINTS} {_FRONT if groups else _NO_FRONT}",
+        "caption": f"{_POINTS} {_FRONT if groups else _NO_FRONT if all(map(is_random, rows)) else ''}".strip(),
         "data": traces,
         "layout": {
             "xaxis": {"title": {"text": f"recall@{k}"}, "range": [left - margin, 1 + margin], "tickformat": ".3~f"},
@@ -153,6 +153,7 @@ def throughput_batch(section: Section) -> list[Figure]:
                 trace["line"]["dash"] = dash
                 trace["marker"]["symbol"] = SYMBOLS[place % len(SYMBOLS)] + symbol
                 traces.append(trace)
+    highest = max(_range(rows, name)[1] for name in ("throughput_per_s", "pipeline_per_s"))
     sizes = sorted({int(row["batch_size"]) for row in rows})
     return [
         {
@@ -168,10 +169,21 @@ def throughput_batch(section: Section) -> list[Figure]:
                     "ticktext": [str(size) for size in sizes],
                     "range": [math.log10(sizes[0] / 1.4), math.log10(sizes[-1] * 1.4)],
                 },
-                "yaxis": {"title": {"text": "items/s"}, "rangemode": "tozero"},
+                "yaxis": {"title": {"text": "items/s"}, "range": [0, highest]},
             },
         }
     ]
+
+
+def _range(rows: Sequence[Row], name: str) -> tuple[float, float]:
+    """Return the ends of an axis: all values with their intervals, but an interval far wider than its value is cut by the frame."""
+    values = [scaled(name, row[name]) for row in rows if row[name] is not None]
+    lows = [scaled(name, row[f"{name}_lo"]) for row in rows if row[f"{name}_lo"] is not None]
+    highs = [scaled(name, row[f"{name}_hi"]) for row in rows if row[f"{name}_hi"] is not None]
+    if not values:
+        return 1.0, 1.0
+    smallest, largest = min(values), max(values)
+    return max(min([smallest, *lows]), smallest / _CUT) / 1.15, min(max([largest, *highs]), largest * _CUT) * 1.15
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -16,6 +16,7 @@ from harness.records import Record
 from harness.report import provenance
 from harness.report.figures import Figure, recall_latency, throughput_batch
 from harness.report.rows import (
+    BATCH,
     EMBED_PARTS,
     MODEL,
     Row,
@@ -151,5 +152,5 @@ def _bars(rows: Sequence[Row]) -> list[Bar]:
             (stage.removesuffix("_s"), took / total, share(took / total), f"{number(stage, took)} ms") for stage, took in seconds.items()
         ]
         longest = max(shares, key=lambda one: one[1])
-        bars.append(Bar(label(row, named or EMBED_PARTS), tuple(shares), f"{longest[0]} {longest[2]}"))
+        bars.append(Bar(label(row, named or (MODEL, BATCH)), tuple(shares), f"{longest[0]} {longest[2]}"))
     return bars

@@ -10,8 +10,8 @@ from typing import Any
 from harness.records import Record
 from harness.report.units import NULL, count
 
-VARIES_BY_NATURE = frozenset({"load", "memory_available_bytes", "ready", "floor_index"})
-"""What differs from moment to moment on one machine, or from one index to the next in one store."""
+VARIES_BY_NATURE = frozenset({"load", "memory_available_bytes", "fingerprint", "ready", "floor_index"})
+"""What differs from moment to moment on one machine, from one index to the next in one store, or only repeats other facts."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def environment(records: Sequence[Record]) -> Environment:
     """
     seen: dict[tuple[str, str], Counter[str]] = {}
     for record in records:
-        for heading, name, value in _flat(record.environment):
+        for heading, name, value in _flat(record):
             seen.setdefault((heading, name), Counter())[value] += 1
     common: dict[str, list[tuple[str, str]]] = {}
     for (heading, name), values in seen.items():
@@ -50,24 +50,32 @@ def environment(records: Sequence[Record]) -> Environment:
     return Environment({heading: tuple(sorted(facts)) for heading, facts in common.items()}, tuple(differing))
 
 
-def _flat(environment: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (heading, name, value) of each fact; facts that stand alone are the program's."""
+def _flat(record: Record) -> list[tuple[str, str, str]]:
+    """Return (heading, name, value) of each fact; facts that stand alone are the program's.
+
+    What goes with a setting is named after it, an engine's version after its store and a device's name after the device,
+    so that a sweep over stores or devices is not mistaken for a change of conditions.
+    """
     facts = []
-    for heading, value in environment.items():
+    for heading, value in record.environment.items():
         if heading in VARIES_BY_NATURE:
             continue
-        if isinstance(value, Mapping):
-            known = {name: part for name, part in value.items() if name not in VARIES_BY_NATURE}
-            facts += [(heading, name, text) for name, text in _leaves(known)]
-        else:
-            facts.append(("program", "machine fingerprint" if heading == "fingerprint" else heading, _text(value)))
+        if not isinstance(value, Mapping):
+            facts.append(("program", heading, _text(value)))
+            continue
+        known = {name: part for name, part in value.items() if name not in VARIES_BY_NATURE}
+        if heading == "machine" and "device" in known:
+            known[f"device {known.pop('device')}"] = known.pop("device_name", None)
+        if heading == "engine":
+            known = {f"{record.labels.get('store')} {name}": part for name, part in known.items()}
+        facts += [(heading, name, text) for name, text in _leaves(known)]
     return facts
 
 
 def _leaves(mapping: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
     leaves = []
     for name, value in mapping.items():
-        title = f"{before}{name}".replace("_", " ")
+        title = f"{before}{name}"
         leaves += _leaves(value, f"{title}, ") if isinstance(value, Mapping) else [(title, _text(value))]
     return leaves
 
@@ -77,17 +85,20 @@ def _text(value: Any) -> str:
 
 
 def machines(records: Sequence[Record]) -> list[str]:
-    """Return each machine in a few words, the most used first."""
+    """Return each machine in a few words, with its accelerators, the most used first."""
     found: Counter[str] = Counter()
+    accelerators: dict[str, dict[str, None]] = {}
     for record in records:
         machine = record.environment.get("machine")
         if isinstance(machine, Mapping):
             words = [str(machine.get("cpu") or "unknown processor")]
             words += [f"{machine['cores']} cores"] if machine.get("cores") else []
             words += [f"{machine['memory_gib']} GiB"] if machine.get("memory_gib") else []
-            words += [_text(machine["gpu"])] if machine.get("gpu") else []
-            found[", ".join(words)] += 1
-    return [words for words, _ in found.most_common()]
+            name = ", ".join(words)
+            found[name] += 1
+            if machine.get("device_name") and machine.get("device") != "cpu":
+                accelerators.setdefault(name, {})[str(machine["device_name"])] = None
+    return [", ".join([name, *accelerators.get(name, ())]) for name, _ in found.most_common()]
 
 
 def models(records: Sequence[Record]) -> list[dict[str, str]]:

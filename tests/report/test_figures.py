@@ -47,7 +47,7 @@ def test_random_weights_are_named_in_legend_and_hover_and_have_no_front():
 def test_each_k_and_concurrency_has_a_picture_of_its_own():
     points = tuple(examples.point({"ef": 64}, 0.9, 0.01, k=k, concurrency=c) for k in (1, 10) for c in (1, 4))
     section = by_dataset([examples.search("minilm", "docstrings", "hnsw", points, "a01")])["docstrings"]
-    assert [len(figure["data"]) for figure in recall_latency(section)] == [2, 2, 2, 2]
+    assert [len(figure["data"]) for figure in recall_latency(section)] == [1, 1, 1, 1]
     assert len({figure["title"] for figure in recall_latency(section)}) == 4
 
 
@@ -98,6 +98,20 @@ def test_an_interval_that_reaches_below_zero_stays_on_the_logarithmic_axis():
     trace = traces(figure)["hnsw"]
     assert trace["y"][0] - trace["error_y"]["arrayminus"][0] > 0
     assert all(math.isfinite(end) for end in figure["layout"]["yaxis"]["range"])
+
+
+def test_an_interval_far_wider_than_its_value_does_not_flatten_the_picture():
+    wild = Measured(20.0, "1/s", "higher", 0.001, 1e6, 2)
+    record = examples.record("embed", "minilm", "docstrings", "e01", metrics={"throughput_per_s": wild})
+    [figure] = throughput_batch(by_dataset([record])["docstrings"])
+    assert figure["layout"]["yaxis"]["range"][1] < 100
+
+
+def test_one_point_alone_has_no_front():
+    section = by_dataset([examples.search("minilm", "docstrings", "flat", (examples.point({}, 1.0, 0.01),), "a01")])["docstrings"]
+    [figure] = recall_latency(section)
+    assert set(traces(figure)) == {"flat"}
+    assert "front" not in figure["caption"]
 
 
 @given(st.floats(1e-4, 1e5), st.floats(1.2, 1e5))

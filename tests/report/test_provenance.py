@@ -39,11 +39,14 @@ def test_a_library_that_only_some_cells_use_is_no_difference():
 def test_what_one_index_is_like_inside_its_store_is_no_difference_but_the_engines_version_is():
     def differing(version):
         engines = ({"version": version, "ready": {"rows": 1}}, {"version": "1", "ready": {"rows": 2}})
-        found = [embed(f"e0{place}", environment=dict(examples.ENVIRONMENT, engine=engine)) for place, engine in enumerate(engines)]
+        found = [
+            examples.search("minilm", "docstrings", "flat", (), f"a0{place}", environment=dict(examples.ENVIRONMENT, engine=engine))
+            for place, engine in enumerate(engines)
+        ]
         return [one.name for one in environment(found).differing]
 
     assert differing("1") == []
-    assert differing("2") == ["engine: version"]
+    assert differing("2") == ["engine: milvus_lite version"]
 
 
 def test_the_load_of_the_moment_is_no_difference():
@@ -62,3 +65,12 @@ def test_models_and_data_are_listed_once_for_each_of_their_contents():
         ("resnet50", "random weights", "23,508,032"),
     ]
     assert [(row["dataset"], row["corpus"]) for row in datasets(found)] == [("docstrings", "20,000"), ("scenes", "1,000")]
+
+
+def test_a_sweep_over_devices_is_no_difference_and_names_the_accelerator():
+    found = [
+        embed(f"e0{place}", environment=dict(examples.ENVIRONMENT, machine=dict(examples.MACHINE, device=device, device_name=name)))
+        for place, (device, name) in enumerate([("cpu", "CPU"), ("cuda:0", "Example GPU")])
+    ]
+    assert environment(found).differing == ()
+    assert machines(found) == ["Example CPU @ 2.50GHz, 2 cores, 8 GiB, Example GPU"]
