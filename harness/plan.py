@@ -21,7 +21,7 @@ from harness.interfaces import Weights
 from harness.records import Record, newest, read_all
 from harness.settings import Job, compose_job, composing, expand
 
-_GFLOP_PER_S_PER_CORE = 25.0
+_GFLOP_PER_S_PER_CORE = 50.0
 """What fp32 inference of small transformers reaches on one core of a present server, for estimates only."""
 _ACCELERATOR_GFLOP_PER_S = 10_000.0
 _START_S = 12.0
