@@ -113,8 +113,8 @@ class Engine:
 
     def _embed(self, cell: Cell) -> summary.Summary:
         spec = self._fetch(cell)
-        outcomes = self._replicate("harness.embed_cell:measure", spec, cell)
         memory = self._alone("harness.embed_cell:measure_memory", spec, cell)
+        outcomes = self._replicate("harness.embed_cell:measure", spec, cell)
         return summary.of_embed(outcomes, memory, device=cell.job.device, unit=cell.job.model.unit)
 
     def _search(self, cell: Cell) -> summary.Summary:

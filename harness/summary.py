@@ -161,14 +161,9 @@ def of_search(
 
 
 def _search_caveats(outcomes: Sequence[Outcome]) -> tuple[tuple[str, str], ...]:
-    found = []
-    for outcome in outcomes:
-        detail = outcome.result["ready"]["detail"]
-        if detail:
-            found.append(("index_state", str(detail)))
-    if len(outcomes) == 1:
-        found.append(("one_build", "The index was built once: insert, build and recall of another build may differ; raise processes."))
-    return tuple(dict.fromkeys(found))
+    if len(outcomes) > 1:
+        return ()
+    return (("one_build", "The index was built once: insert, build and recall of another build may differ; raise processes."),)
 
 
 def _quality(ids: Ids | None, data: Data, random_weights: bool, *, suffix: str = "", others: Sequence[Ids] = ()) -> dict[str, Measured]:
