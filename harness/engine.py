@@ -284,7 +284,7 @@ class Engine:
             },
             metrics=found.metrics if found else {},
             points=found.points if found else (),
-            caveats=tuple(dict.fromkeys([*self._caveats(cell, data), *(found.caveats if found else ())])),
+            caveats=tuple(dict.fromkeys([*self._caveats(cell, data, details), *(found.caveats if found else ())])),
             started_at=started_at,
             duration_s=duration_s,
             samples=found.samples if found else {},
@@ -294,21 +294,17 @@ class Engine:
         folder = cache.find("vectors", cell.recipe)
         return json.loads((folder / "vectors.json").read_text()) if folder else {}
 
-    def _caveats(self, cell: Cell, data: Data) -> list[tuple[str, str]]:
+    def _caveats(self, cell: Cell, data: Data, details: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return what a reader of this cell must know whatever was measured."""
         found = [(caveat.code, caveat.text) for caveat in data.caveats]
         job = cell.job
-        if cell.weights.kind == "random":
-            if cell.kind == "embed":
-                found.append(
-                    (
-                        "random_weights",
-                        f"The network has random weights ({cell.weights.note}); speed and memory are real, its vectors mean nothing.",
-                    )
-                )
-            else:
-                text = f"The vectors come from random weights ({cell.weights.note}): recall on them says nothing about real vectors."
-                found.append(("random_vectors", text))
+        if cell.weights.kind == "random" and cell.kind == "embed":
+            found.append(("random_weights", f"The network has random weights, so its vectors mean nothing: {cell.weights.note}."))
+        if cell.weights.kind == "random" and cell.kind == "search":
+            text = f"The vectors come from random weights, so recall on them says nothing about real vectors: {cell.weights.note}."
+            found.append(("random_vectors", text))
+        if cell.kind == "search":
+            found += [(str(code), str(text)) for code, text in details.get("caveats", [])]
         if job.processes == 1:
             found.append(
                 (
