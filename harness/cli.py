@@ -7,6 +7,7 @@ failed, 2 a mistake in what was asked, 130 interrupted.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -112,7 +113,13 @@ def _measure(arguments: Sequence[str]) -> int:
         return _hydra_only(arguments, flags)
     from harness.session import run_command
 
+    signal.signal(signal.SIGTERM, _terminate)
     return run_command(overrides, multirun=multirun, config_dirs=folders)
+
+
+def _terminate(*_: object) -> None:
+    """End as on Ctrl-C when asked to terminate: measuring processes and working folders are cleared away."""
+    raise SystemExit(143)
 
 
 def _hydra_only(arguments: Sequence[str], flags: Sequence[str]) -> int:

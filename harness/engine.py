@@ -35,6 +35,9 @@ from harness.vectors import open_truth
 
 log = logging.getLogger(__name__)
 
+_WORKSPACE = "harness-run-"
+"""Beginning of the name of a run's working folder; the run's process number follows."""
+
 
 class Engine:
     """Runs cells and writes their records; holds the measuring processes, so use it as a context manager.
@@ -54,9 +57,10 @@ class Engine:
         self._fetched: dict[str, Weights | HarnessError] = {}
         self.records: dict[str, Record] = {}
         """What this run has measured, by key."""
-        self._done = set(plan.existing)
+        self._done = set(plan.existing | plan.skips_on_record)
         self._failed_recipes: dict[str, HarnessError] = {}
-        self._workspace = Path(tempfile.mkdtemp(prefix="harness-run-"))
+        _remove_left_behind()
+        self._workspace = Path(tempfile.mkdtemp(prefix=f"{_WORKSPACE}{os.getpid()}-"))
 
     def __enter__(self) -> Engine:
         return self
@@ -323,6 +327,14 @@ class Engine:
                 )
             )
         return found
+
+
+def _remove_left_behind() -> None:
+    """Remove the working folders of runs that were killed before they could do it themselves."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_WORKSPACE}*"):
+        owner = folder.name.removeprefix(_WORKSPACE).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _preload(plan: Plan) -> list[str]:

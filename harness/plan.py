@@ -56,6 +56,8 @@ class Plan:
     estimates: dict[str, float]
     """Seconds by cell key, and by recipe for the vectors still to be made."""
     budget_note: str | None = None
+    skips_on_record: frozenset[str] = frozenset()
+    """Keys of combinations that are recorded as skipped already."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -154,7 +156,8 @@ def _planned(jobs: Sequence[Job]) -> Plan:
             estimates[embed.recipe] = (rows + len(data.queries)) * seconds
     if wrong:
         raise SettingsError(list(wrong))
-    return Plan(tuple(planned), frozenset(existing), estimates, note)
+    skips = frozenset(record.key for record in newest(records) if record.status == "skipped")
+    return Plan(tuple(planned), frozenset(existing), estimates, note, skips)
 
 
 # ---------------------------------------------------------------------------------------- estimates

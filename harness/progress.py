@@ -80,7 +80,7 @@ class Progress:
         if name != self._stage:
             self._stage, self._stage_started = name, now
         rate = f", {fraction / (now - self._stage_started) * 100:.0f} %/s" if 0 < fraction < 1 and now > self._stage_started + 1 else ""
-        note = f"{name} {fraction:.0%}{rate}, {self._left()}"
+        note = f"{name} {fraction:.0%}{rate}, {self._left()}" if fraction else f"{name}, {self._left()}"
         if self._bar is not None:
             share = min(0.99, (now - self._started) / self._estimate_s) if self._estimate_s else fraction
             self._bar.update(self._task, completed=share, note=note)

@@ -51,7 +51,7 @@ def run_and_report(overrides: Sequence[str], *, multirun: bool, config_dirs: Seq
 def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> dict[str, Record]:
     """Run every job of a plan through Hydra; returns the records that were made, by key."""
     write_manifest(plan, now())
-    if not plan.missing and not plan.skipped:
+    if not plan.missing and all(one.search.key in plan.skips_on_record for one in plan.skipped):
         return {}
     planned = {_sorted(one.job.overrides): one for one in plan.jobs}
     with Progress(plan.seconds, console())() as progress, Engine(plan, progress) as engine:

@@ -28,6 +28,13 @@ def shared_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+def own_environment(cache):
+    """Return variables under which a run shares neither cache nor temporary files nor the machine's lock with anybody else's."""
+    temporary = cache.parent / "temporary"
+    temporary.mkdir(exist_ok=True)
+    return {**os.environ, "HARNESS_CACHE": str(cache), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
+
+
 @pytest.fixture
 def harness(tmp_path, shared_cache):
     """Run the command line as a user does, in a process of its own; returns what came of it."""
@@ -41,7 +48,7 @@ def harness(tmp_path, shared_cache):
             text=True,
             timeout=timeout,
             check=False,
-            env={**os.environ, "HARNESS_CACHE": str(shared_cache), "PYTHONPATH": str(ROOT), "COLUMNS": "160", **(env or {})},
+            env={**own_environment(shared_cache), **(env or {})},
             **more,
         )
 

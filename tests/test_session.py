@@ -1,7 +1,6 @@
 """Whole runs of the command line in processes of their own: sweeps, resuming, interruption, faults, exit codes."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 from harness import load_results
 from harness.records import from_json
-from tests.conftest import PLUGINS, QUICK, ROOT
+from tests.conftest import PLUGINS, QUICK, own_environment
 
 
 def records(folder: Path) -> list[dict]:
@@ -32,7 +31,7 @@ def swept(tmp_path_factory, shared_cache):
         text=True,
         timeout=300,
         check=False,
-        env={**os.environ, "HARNESS_CACHE": str(shared_cache), "PYTHONPATH": str(ROOT)},
+        env=own_environment(shared_cache),
     )
     assert done.returncode == 0, done.stderr
     return folder, done
@@ -87,12 +86,14 @@ def test_the_frame_has_a_row_for_each_embed_cell_and_each_operating_point(swept)
     points = frame[frame.kind == "search"].groupby("index").size().to_dict()
     assert points["flat"] == 1
     assert points["hnsw"] == len(json.loads("[10, 16, 64, 256]"))
-    wanted = (
-        "kind key status error model weights device dtype batch_size dataset corpus queries dim store index build_params search_params k concurrency "
-        "recall recall_strict search_latency_p50_s search_latency_p95_s search_latency_p99_s round_trip_p50_s floor_p50_s qps insert_s build_s "
-        "index_bytes throughput_per_s pipeline_per_s batch_latency_p50_s query_embed_p50_s query_embed_p99_s peak_rss_bytes ndcg_at_10 "
-        "ndcg_at_10_exact recall_lo recall_hi throughput_per_s_lo throughput_per_s_hi search_latency_p50_s_lo search_latency_p50_s_hi"
-    ).split()
+    wanted = [
+        "kind", "key", "status", "error", "model", "weights", "device", "dtype", "batch_size", "dataset", "corpus", "queries",
+        "dim", "store", "index", "build_params", "search_params", "k", "concurrency", "recall", "recall_strict",
+        "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "round_trip_p50_s", "floor_p50_s", "qps",
+        "insert_s", "build_s", "index_bytes", "throughput_per_s", "pipeline_per_s", "batch_latency_p50_s", "query_embed_p50_s",
+        "query_embed_p99_s", "peak_rss_bytes", "ndcg_at_10", "ndcg_at_10_exact", "recall_lo", "recall_hi", "throughput_per_s_lo",
+        "throughput_per_s_hi", "search_latency_p50_s_lo", "search_latency_p50_s_hi",
+    ]  # fmt: skip
     assert set(wanted) <= set(frame.columns)
 
 
@@ -163,6 +164,9 @@ def test_what_a_store_lacks_is_skipped_in_a_sweep_with_the_reason(harness, tmp_p
     assert statuses["flat"]["status"] == "ok"
     assert statuses["hnsw"]["status"] == "skipped"
     assert "it has FLAT" in statuses["hnsw"]["error"]
+    before = len(records(tmp_path / "results/default"))
+    assert harness("-m", *QUICK, "store=exact", "index=flat,hnsw").returncode == 0
+    assert len(records(tmp_path / "results/default")) == before
 
 
 def test_a_mistake_is_exit_code_2_without_a_traceback_and_nothing_is_written(harness, tmp_path):
@@ -177,7 +181,7 @@ def test_random_weights_are_labelled_and_have_no_quality(harness, tmp_path):
     assert harness(*QUICK, "model.trouble=random").returncode == 0
     by_kind = {record["kind"]: record for record in records(tmp_path / "results/default")}
     assert by_kind["embed"]["model"]["weights"] == "random"
-    assert [code for code, _ in by_kind["search"]["caveats"]] == ["random_vectors"]
+    assert "random_vectors" in [code for code, _ in by_kind["search"]["caveats"]]
     quality = by_kind["search"]["points"][0]["metrics"]["ndcg_at_10"]
     assert quality["value"] is None
     assert "random weights" in quality["reason"]
@@ -200,12 +204,12 @@ def start(folder, shared_cache, *overrides):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HARNESS_CACHE": str(shared_cache), "PYTHONPATH": str(ROOT)},
+        env=own_environment(shared_cache),
         start_new_session=True,
     )
 
 
-SLOW = ["min_duration_s=1", "batch_size=1,2,4,8,16"]
+SLOW = ["min_duration_s=0.8", "batch_size=1,2,4"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -220,18 +224,21 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(tmp_path, shared_cache, h
     family = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(how)
     _, words = run.communicate(timeout=60)
-    assert run.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: -15}.get(how, 0)
+    assert run.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how]
     assert "Traceback" not in words
     assert psutil.wait_procs(family, timeout=20)[1] == []
+    if how != signal.SIGKILL:
+        assert list(Path(own_environment(shared_cache)["TMPDIR"]).glob(f"harness-run-{run.pid}-*")) == []
     kept = {path.name for path in folder.glob("records/*.json")}
-    assert 2 <= len(kept) < 6
+    assert 2 <= len(kept) < 4
     for name in kept:
         from_json((folder / "records" / name).read_text())
     again = harness("-m", *QUICK, *SLOW)
     assert again.returncode == 0, again.stderr
-    assert f"{len(kept)} measured already, {6 - len(kept)} to measure" in again.stderr
+    assert f"{len(kept)} measured already, {4 - len(kept)} to measure" in again.stderr
+    assert list(Path(own_environment(shared_cache)["TMPDIR"]).glob(f"harness-run-{run.pid}-*")) == []
     after = records(folder)
-    assert len(after) == 6
+    assert len(after) == 4
     assert kept <= {path.name for path in folder.glob("records/*.json")}
 
 
@@ -283,7 +290,7 @@ def test_run_from_python_returns_the_cells_asked_for(tmp_path, shared_cache):
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "HARNESS_CACHE": str(shared_cache), "PYTHONPATH": str(ROOT)},
+        env=own_environment(shared_cache),
     )
     assert done.returncode == 0, done.stderr
     assert "['embed', 'search', 'search', 'search', 'search', 'search'] ['flat', 'hnsw']" in done.stdout
