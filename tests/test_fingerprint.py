@@ -73,7 +73,10 @@ def test_the_machine_is_described_without_its_name():
 
 
 def test_the_machine_knows_the_cores_it_may_use():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from harness.fingerprint import machine; print(machine()['cores'])"
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from harness.fingerprint import machine; print(machine()['cores'])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "1"
 
 

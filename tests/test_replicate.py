@@ -1,6 +1,5 @@
 """Processes to measure in: real ones, really killed."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -155,11 +154,11 @@ def test_exits_are_described_in_words():
 
 
 def test_nothing_stays_open_after_closing(tmp_path):
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for number in range(3):
         replicate = Replicate()
         folder = tmp_path / str(number)
         folder.mkdir()
         replicate.run("tests.tasks:succeed", {"value": 1}, folder, timeout_s=60)
         replicate.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

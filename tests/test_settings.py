@@ -1,5 +1,7 @@
 """Bad input: every mistake is named with its key, the rule, the value and the remedy, before anything is measured."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,7 +143,5 @@ def test_a_list_is_one_value_and_several_values_need_m():
 
 @given(st.text(max_size=30))
 def test_whatever_is_typed_is_a_sweep_or_a_plain_error(text):
-    try:
-        expand([text], multirun=True)
-    except SettingsError as error:
-        assert error.violations
+    with suppress(SettingsError):  # anything else would be a traceback at the prompt
+        assert expand([text], multirun=True)

@@ -68,7 +68,7 @@ class HashedWords:
         return outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), 1e-12)
 
 
-WORDS = "red green blue small large round square old new fast slow warm cold bright dark soft hard dry wet high low near far".split()
+WORDS = ["red", "green", "blue", "small", "large", "round", "old", "new", "fast", "slow", "warm", "cold", "bright", "dark", "soft", "hard"]
 
 
 @dataclass(frozen=True)
