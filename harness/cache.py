@@ -53,6 +53,8 @@ def get(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         found = find(kind, key)
         if found is not None:
             return found
+        for left_behind in folder.parent.glob(f".{key}-*"):  # by somebody who was killed: whoever makes this folder holds the lock
+            shutil.rmtree(left_behind, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
         try:
             make(temporary)

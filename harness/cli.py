@@ -10,10 +10,12 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from harness import __version__
 from harness.errors import HarnessError, SettingsError
 
 _EPILOG = """
@@ -46,6 +48,11 @@ COMMANDS = ("plan", "report", "list", "doctor")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if str(Path.cwd()) not in sys.path:  # the installed command starts without it; a user's plug-ins lie there
+        sys.path.append(str(Path.cwd()))
+    if arguments == ["--version"]:
+        print(f"embedding-search-harness {__version__}")
+        return 0
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         if arguments and (arguments[0] in COMMANDS or arguments[0] in ("-h", "--help")):
@@ -157,8 +164,6 @@ def plan(context: typer.Context) -> None:
 @app.command()
 def report(folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder of results, such as results/default.")]) -> None:
     """Rebuild the reports of a folder of results from its records, and print the tables."""
-    from pathlib import Path
-
     from harness.session import show_report
 
     show_report(Path(folder))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -84,22 +83,14 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     stages: dict[str, Timed] = {name: Timed() for name in (*STAGES, "batch")}
     forward, pipeline = Timed(), Timed()
 
-    def forward_one(i: int) -> None:
-        model.forward(prepared[i])
-        synchronize(device)
-
-    def forward_pass() -> None:
-        forward.block(forward_one, range(len(prepared)))
-
     def stages_pass() -> None:
-        for items in stored:
-            _stage_by_stage(model, data, items, device, stages)
+        stages["batch"].block(lambda i: _stage_by_stage(model, data, stored[i], device, stages), range(len(stored)))
 
     def pipeline_pass() -> None:
         pipeline.block(lambda _: _pipelined(model, data, stored), [0])
 
     passes: dict[str, tuple[Callable[[], None], Callable[[], bool]]] = {
-        "forward": (forward_pass, lambda: until.met(forward.wall_s, forward.count)),
+        "forward": (lambda: forward_pass(model, prepared, device, forward), lambda: until.met(forward.wall_s, forward.count)),
         "stages": (stages_pass, lambda: until.met(sum(stages["batch"].seconds), stages["batch"].count)),
         "pipeline": (pipeline_pass, lambda: until.met(pipeline.wall_s, pipeline.count * len(stored))),
     }
@@ -131,9 +122,18 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     np.savez(folder / "samples.npz", **arrays)
 
 
+def forward_pass(model: Model, prepared: Sequence[Prepared], device: str, into: Timed) -> None:
+    """Take all batches, ready on the device, through the model once: what `throughput_per_s` is made of."""
+
+    def one(i: int) -> None:
+        model.forward(prepared[i])
+        synchronize(device)
+
+    into.block(one, range(len(prepared)))
+
+
 def _stage_by_stage(model: Model, data: Data, items: Sequence[str], device: str, into: Mapping[str, Timed]) -> None:
     """Take one batch through all stages, timing each; the device is waited for on both sides of the forward pass."""
-    began = time.perf_counter_ns()
     decoded = into["decode"].block(lambda _: [decode(data.modality, item) for item in items], [0])[0]
     prepared = into["preprocess"].block(lambda _: model.prepare(decoded), [0])[0]
 
@@ -150,7 +150,6 @@ def _stage_by_stage(model: Model, data: Data, items: Sequence[str], device: str,
     moved = into["transfer"].block(transfer, [0])[0]
     outputs = into["forward"].block(forward, [0])[0]
     into["finish"].block(lambda _: model.finish(outputs), [0])
-    into["batch"].seconds.append((time.perf_counter_ns() - began) / 1e9)
 
 
 def _pipelined(model: Model, data: Data, stored: Sequence[Sequence[str]]) -> int:

@@ -13,7 +13,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,20 +90,21 @@ class Engine:
             self._write(self._record(cell, "skipped", " ".join(planned.job.unsupported), now(), 0.0, None))
 
     def _measure(self, cell: Cell) -> None:
-        self._progress.start(cell.title, self._plan.estimates.get(cell.key, 0.0))
-        started_at, began = now(), time.monotonic()
-        try:
-            with self._machine():
+        with self._machine():
+            self._progress.start(cell.title, self._plan.estimates.get(cell.key, 0.0))
+            started_at, began = now(), time.monotonic()
+            status, reason, found = "ok", None, None
+            try:
                 found = self._embed(cell) if cell.kind == "embed" else self._search(cell)
-            record = self._record(cell, "ok", None, started_at, time.monotonic() - began, found)
-        except CellError as error:
-            record = self._record(cell, error.status, str(error), started_at, time.monotonic() - began, None)
-        except HarnessError as error:
-            record = self._record(cell, "failed", str(error), started_at, time.monotonic() - began, None)
+            except CellError as error:
+                status, reason = error.status, str(error)
+            except HarnessError as error:
+                status, reason = "failed", str(error)
+            record = self._record(cell, status, reason, started_at, time.monotonic() - began, found)
         self._write(record)
-        self._progress.done("measured" if record.status == "ok" else f"{record.status}:")
-        if record.error:
-            log.error("%s: %s", cell.title, record.error)
+        self._progress.done("measured" if status == "ok" else f"{status}:")
+        if reason:
+            log.error("%s: %s", cell.title, reason)
 
     def _write(self, record: Record) -> None:
         try:
@@ -229,16 +231,20 @@ class Engine:
             server.close()
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _machine(self) -> FileLock:
-        """Return the lock that says: this machine is being measured on."""
+    @contextmanager
+    def _machine(self) -> Iterator[None]:
+        """Hold the lock that says: this machine is being measured on; says so when another run has it."""
         user = os.getuid() if hasattr(os, "getuid") else "user"
         lock = FileLock(Path(tempfile.gettempdir()) / f"embedding-search-harness-{user}.lock")
         try:
             lock.acquire(timeout=0)
-            lock.release()
         except Timeout:
-            self._progress.stage("waiting for another run on this machine", 0.0)
-        return lock
+            self._progress.start("waiting for another run on this machine", 0.0)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     # ------------------------------------------------------------------------------------- the record
 

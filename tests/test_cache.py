@@ -75,3 +75,15 @@ def test_kinds_and_keys_are_apart():
     two, _ = make("two")
     assert cache.get("data", "k", one) != cache.get("vectors", "k", two)
     assert (cache.get("vectors", "k", one) / "sub" / "file").read_text() == "two"
+
+
+def test_what_a_killed_process_left_half_made_is_removed_by_the_next():
+    fill, _ = make()
+    half = cache.root() / "data" / ".k-abc123"
+    half.mkdir(parents=True)
+    (half / "file").write_text("half")
+    other = cache.root() / "data" / ".other-abc123"
+    other.mkdir()
+    cache.get("data", "k", fill)
+    assert not half.exists()
+    assert other.exists()  # somebody may be at work on it
