@@ -102,7 +102,10 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], bool, list[str], list[s
         if argument in ("-m", "--multirun"):
             multirun = True
         elif argument in ("--config-dir", "-cd"):
-            folders.append(next(waiting, ""))
+            folder = next(waiting, None)
+            if folder is None:
+                raise SettingsError("--config-dir needs a folder")
+            folders.append(folder)
         elif argument.startswith("--config-dir="):
             folders.append(argument.partition("=")[2])
         elif argument in ("--cfg", "-c", "--package", "-p", "--info", "-i"):

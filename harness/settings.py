@@ -104,6 +104,7 @@ def compose_job(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) ->
     """
     where = search_path(config_dirs)
     config = _compose([*overrides, *where])
+    _same_keys(config)
     choices = {group: str(option) for group, option in config.hydra.runtime.choices.items() if group in GROUPS}
     if choices["dataset"] == "auto":
         modality = config.model.get("modality")
@@ -113,6 +114,16 @@ def compose_job(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) ->
         config = _compose([*(o for o in overrides if o != "dataset=auto"), *where, f"dataset={option}"])
         choices["dataset"] = option
     return _checked(config, choices, tuple(overrides))
+
+
+def _same_keys(config: DictConfig) -> None:
+    """Refuse what was added to or removed from the top level: an override that nothing reads looks as if it had worked."""
+    ours = {str(key) for key in OmegaConf.load(CONF / "config.yaml")} - {"defaults", "hydra"} | set(GROUPS)
+    found = {str(key) for key in config} - {"hydra"}
+    wrong = [f"{key} is not a setting; `python -m harness --cfg job` shows them all" for key in sorted(found - ours)]
+    wrong += [f"{key} must be there; leave out ~{key}" for key in sorted(ours - found)]
+    if wrong:
+        raise SettingsError(wrong)
 
 
 def search_path(config_dirs: Sequence[str]) -> list[str]:
@@ -137,7 +148,7 @@ def _plainly(error: Exception, overrides: Sequence[str]) -> str:
         return (
             f"{key} is not a setting (in {given!r}); `python -m harness --cfg job` shows them all; +{key}=… adds one that a plug-in takes"
         )
-    option = re.search(r"In '[^']*': Could not find '([^'/]+)/([^']+)'", text)
+    option = re.search(r"In '[^']*': Could not find '([^'/]+)/([^']*)'", text)
     if option:
         return f"{option[1]}={option[2]} is not an option; it has {', '.join(options(option[1]))} (see `python -m harness list`)"
     return " ".join(text.split())
@@ -196,7 +207,6 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
             built[group] = build(node, key=group)
         except SettingsError as error:
             wrong += error.violations
-    workload = plain["workload"]
     device = "cpu"
     try:
         device = devices.resolve(plain["device"])
@@ -207,7 +217,7 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
     name = str(plain["name"])
     if not re.fullmatch(r"[\w][\w.+-]*", name):
         wrong.append(f"name must be one word of letters, digits, '.', '+', '-' or '_', got {name!r}")
-    k = get.integers("k", plain["k"], low=1)
+    k = get.integers("k", low=1)
     values = {
         "dtype": get.choice("dtype", get_args(Dtype)),
         "metric": get.choice("metric", get_args(Metric)),
@@ -221,7 +231,7 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
         "fresh": get.choice("fresh", (True, False)),
     }
     min_requests = get.integer("workload.min_requests", low=1)
-    concurrency = get.integers("workload.concurrency", workload["concurrency"], low=1)
+    concurrency = get.integers("workload.concurrency", low=1)
     if concurrency != (1,) and not any("concurrency" in text for text in wrong):
         wrong.append(f"workload.concurrency must be [1] so far, got {list(concurrency)}; clients side by side are not measured yet")
     budget_s = None if plain["budget"] is None else _duration(plain["budget"], wrong)
@@ -270,7 +280,7 @@ class _Reader:
     def _value(self, key: str) -> Any:
         found: Any = self._plain
         for part in key.split("."):
-            found = found[part]
+            found = found.get(part) if isinstance(found, Mapping) else None
         return found
 
     def integer(self, key: str, *, low: int, high: int | None = None) -> int:
@@ -282,7 +292,8 @@ class _Reader:
             return low
         return value
 
-    def integers(self, key: str, value: Any, *, low: int) -> tuple[int, ...]:
+    def integers(self, key: str, *, low: int) -> tuple[int, ...]:
+        value = self._value(key)
         values = value if isinstance(value, list) else [value]
         if not values or any(type(v) is not int or v < low for v in values) or len(set(values)) < len(values):
             self._wrong.append(f"{key} must be a list of different whole numbers ≥ {low}, got {value!r}")
