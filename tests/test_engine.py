@@ -1,0 +1,105 @@
+"""The engine: which processes it starts and keeps, what it does once, what it holds while it measures."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from filelock import FileLock
+
+from tests.conftest import PLUGINS, QUICK, own_environment
+
+WATCHED = ["model=watched", *QUICK[1:]]
+
+
+def loads(path):
+    return [json.loads(line) for line in path.read_text().splitlines() if json.loads(line)[0] == "load"]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory, shared_cache):
+    """A sweep of two batch sizes whose model writes down where it was loaded: (event, details, process, its parent)."""
+    folder = tmp_path_factory.mktemp("watched")
+    log = folder / "log"
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "-m", *WATCHED, "batch_size=4,8", f"model.log={log}", "threads=1", "--config-dir", str(PLUGINS)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=own_environment(shared_cache),
+    )
+    assert done.returncode == 0, done.stderr
+    return log
+
+
+def test_weights_are_fetched_once_for_all_cells_that_use_them(watched):
+    assert watched.read_text().count('"fetch"') == 1
+
+
+def test_every_measurement_has_a_process_of_its_own(watched):
+    found = loads(watched)
+    assert len(found) == 2 * (1 + 2) + 1  # for each batch size memory and two replicates; the vectors once
+    assert len({process for *_, process, _ in found}) == len(found)
+
+
+def test_replicates_are_forked_from_two_servers_and_memory_from_fresh_ones(watched):
+    first_memory, first, second, *others = [parent for *_, parent in loads(watched)]
+    assert len({first_memory, first, second}) == 3
+    assert others.count(first) + others.count(second) == 3  # the second cell's replicates and the vectors
+    assert os.getpid() not in {first_memory, first, second}
+
+
+def test_measuring_processes_have_the_threads_that_were_asked_for_and_no_hub(watched):
+    assert [event[1] for event in loads(watched)] == [{"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}] * 7
+
+
+def test_a_server_that_died_is_replaced_for_the_next_cell(harness, tmp_path):
+    done = harness("-m", *WATCHED, "model.trouble=kills_server,''")
+    assert done.returncode == 1
+    records = [json.loads(path.read_text()) for path in (tmp_path / "results/default/records").glob("*.json")]
+    by_trouble = {(record["settings"]["model"]["trouble"], record["kind"]): record for record in records}
+    for kind in ("embed", "search"):
+        assert by_trouble["kills_server", kind]["status"] == "failed"
+        assert "ended unexpectedly" in by_trouble["kills_server", kind]["error"]
+        assert by_trouble["", kind]["status"] == "ok"
+
+
+def test_vectors_that_could_not_be_made_are_not_tried_again_for_each_index(harness, tmp_path):
+    log = tmp_path / "log"
+    done = harness("-m", *WATCHED, "index=flat,hnsw,ivf_flat", f"model.log={log}", "model.trouble=wrong_dim")
+    assert done.returncode == 1
+    assert len(loads(log)) == 3  # memory, the first replicate (whose audit fails), the vectors once
+
+
+def test_a_run_waits_while_another_measures_on_this_machine_and_does_not_count_the_time(tmp_path, shared_cache):
+    environment = own_environment(shared_cache) | {"TMPDIR": str(tmp_path)}
+    lock = FileLock(tmp_path / f"embedding-search-harness-{os.getuid()}.lock")
+    waited = 3.0
+    with lock:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "harness", *QUICK, "--config-dir", str(PLUGINS)],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        lines = []
+        for line in run.stderr:
+            lines.append(line)
+            if "waiting for another run on this machine" in line:
+                break
+        began = time.monotonic()
+        time.sleep(waited)
+        assert run.poll() is None
+        assert not list(tmp_path.glob("results/default/records/*.json"))
+    rest = run.communicate(timeout=120)[1]
+    took = time.monotonic() - began
+    assert run.returncode == 0, "".join([*lines, rest])
+    durations = [json.loads(path.read_text())["duration_s"] for path in tmp_path.glob("results/default/records/*.json")]
+    assert len(durations) == 2
+    assert sum(durations) < took - waited + 0.1
