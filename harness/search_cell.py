@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,22 @@ def _load(store: Store, folder: Path, vectors: Vectors, index: Index, spec: Mapp
     return _Loaded(insert_s, build_s, ready_s, ready)
 
 
+@contextmanager
+def _released(stores: Sequence[Store]) -> Iterator[None]:
+    """Drop and close the stores at the end; after a failure, errors of that do not hide what came first."""
+    try:
+        yield
+    except BaseException:
+        for store in stores:
+            for leave in (store.drop, store.close):
+                with suppress(Exception):
+                    leave()
+        raise
+    for store in stores:
+        store.drop()
+        store.close()
+
+
 def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     """Measure one replicate; leaves ``result.json`` and ``samples.npz`` in `folder`."""
     source = Path(spec["vectors"])
@@ -103,7 +120,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         stores.append(store)
         return store, _load(store, folder / name, vectors, index, spec, lambda share: report(f"insert {name}", share))
 
-    try:
+    with _released(stores):
         smallest_k = min(spec["k"])
         main, loaded = opened("index", corpus, index)
         index_bytes = main.index_bytes()
@@ -145,10 +162,6 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
                 point.block()
             report("search", sum(min(1.0, point.timed.count / until[point.name].min_count) for point in points) / len(points))
         version = main.version()
-    finally:
-        for store in stores:
-            store.drop()
-            store.close()
 
     measured = [point for point in points if point.name == "point"]
     result = {
@@ -186,12 +199,9 @@ def measure_memory(spec: Mapping[str, Any], folder: Path, report: Report) -> Non
     queries: Vectors = np.load(source / "queries.npy", mmap_mode="r")
     store: Store = build(spec["store"], key="store")
     index: Index = build(spec["index"], key="index")
-    try:
+    with _released([store]):
         _load(store, folder / "index", corpus, index, spec, lambda share: report("memory", share))
         for params in index.search_params():
             for query in queries[:_WARM_UP]:
                 store.search(np.ascontiguousarray(query[None]), max(spec["k"]), params)
-        store.drop()
-    finally:
-        store.close()
     (folder / "result.json").write_text(json.dumps({"peak_rss_bytes": peak_rss_bytes() if store.in_process else None}))

@@ -1,0 +1,124 @@
+"""The search cell against a store that writes down every call, and against the engines themselves."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from harness import search_cell
+from harness.errors import StoreError
+from tests import cells
+from tests.plugins.probes import EVENTS
+
+HNSW = {"_target_": "stores.index.HNSW", "M": 4, "ef_construction": 20, "ef": [10, 50]}
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    return cells.vectors(tmp_path / "vectors")
+
+
+def of(collection, what):
+    return [event for event in EVENTS if event[:2] == (collection, what)]
+
+
+def test_ids_are_those_of_scikit_learn_for_every_query(vectors, tmp_path):
+    found = cells.measured("search", cells.search_spec(vectors, k=[3, 10]), tmp_path / "cell")
+    corpus, queries = np.load(vectors / "corpus.npy"), np.load(vectors / "queries.npy")
+    expected = NearestNeighbors(n_neighbors=10, metric="cosine").fit(corpus).kneighbors(queries, return_distance=False)
+    assert found.samples["ids_0"].tolist() == expected[:, :3].tolist()
+    assert found.samples["ids_1"].tolist() == expected.tolist()
+
+
+def test_every_k_with_every_value_of_the_knob_is_an_operating_point(vectors, tmp_path):
+    found = cells.measured("search", cells.search_spec(vectors, k=[3, 10], index=HNSW), tmp_path / "cell")
+    assert [(point["k"], point["search_params"]) for point in found.result["points"]] == [
+        (3, {"ef": 10}),
+        (3, {"ef": 50}),
+        (10, {"ef": 10}),
+        (10, {"ef": 50}),
+    ]
+
+
+def test_every_row_is_inserted_once_in_batches_that_the_store_can_take(tmp_path):
+    vectors = cells.vectors(tmp_path / "vectors", rows=25_000, dim=1500)
+    cells.measured("search", cells.search_spec(vectors), tmp_path / "cell")
+    inserted = [(first, count) for *_, first, count in of("index", "insert")]
+    assert inserted == [(first, min(6826, 25_000 - first)) for first in range(0, 25_000, 6826)]  # 10,000 rows of 4 kB are 6,826 of 6 kB
+
+
+def test_small_vectors_are_not_inserted_in_larger_batches_than_the_store_takes(tmp_path):
+    vectors = cells.vectors(tmp_path / "vectors", rows=25_000, dim=2)
+    cells.measured("search", cells.search_spec(vectors), tmp_path / "cell")
+    assert [count for *_, count in of("index", "insert")] == [10_000, 10_000, 5_000]
+
+
+def test_every_collection_is_dropped_and_closed_also_when_a_search_fails(vectors, tmp_path):
+    for fails_at in (0, 60):
+        spec = cells.search_spec(vectors, settings={"fails_at": fails_at})
+        if fails_at:
+            with pytest.raises(StoreError, match="the store has gone"):
+                cells.measured("search", spec, tmp_path / "failing")
+        else:
+            cells.measured("search", spec, tmp_path / "good")
+        for collection in ("index", "floor", "round trip"):
+            assert [event[1] for event in EVENTS if event[0] == collection][-2:] == ["drop", "close"]
+
+
+@pytest.mark.parametrize("measure", [search_cell.measure, search_cell.measure_memory])
+def test_what_a_store_failed_with_is_not_hidden_by_what_it_says_when_it_is_closed(vectors, tmp_path, measure, monkeypatch):
+    from tests.plugins.probes import WatchedStore
+
+    def broken(message):
+        def fail(self, *_, **__):
+            raise StoreError(message)
+
+        return fail
+
+    monkeypatch.setattr(WatchedStore, "create", broken("the disk is full"))
+    monkeypatch.setattr(WatchedStore, "drop", broken("there is no collection"))
+    (tmp_path / "cell").mkdir()
+    with pytest.raises(StoreError, match="the disk is full"):
+        measure(cells.search_spec(vectors), tmp_path / "cell", lambda *_: None)
+    assert EVENTS[-1][1] == "close"
+
+
+def test_every_query_is_asked_even_when_there_are_more_than_the_minimum(tmp_path):
+    vectors = cells.vectors(tmp_path / "vectors", queries=70)
+    found = cells.measured("search", cells.search_spec(vectors, min_requests=20, share_s=1e-6, max_s=1e-6), tmp_path / "cell")
+    assert found.samples["ids_0"].shape == (70, 10)
+    assert found.result["points"][0]["count"] >= 70
+
+
+def test_k_larger_than_the_near_empty_collection_is_no_obstacle(vectors, tmp_path):
+    found = cells.measured("search", cells.search_spec(vectors, k=[50]), tmp_path / "cell")
+    assert found.samples["ids_0"].shape == (16, 50)
+    assert {event[3] for event in of("round trip", "search")} == {10}
+
+
+def test_progress_rises_to_one(vectors, tmp_path):
+    seen = []
+    cells.measured("search", cells.search_spec(vectors), tmp_path / "cell", report=lambda *stage: seen.append(stage))
+    shares = [share for name, share in seen if name == "search"]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert all(0 <= share <= 1 for _, share in seen)
+
+
+def test_the_memory_pass_loads_all_rows_and_searches_at_every_point(vectors, tmp_path):
+    (tmp_path / "cell").mkdir()
+    EVENTS.clear()
+    search_cell.measure_memory(cells.search_spec(vectors, index=HNSW), tmp_path / "cell", lambda *_: None)
+    assert sum(count for *_, count in of("index", "insert")) == 200
+    assert {event[4]["ef"] for event in of("index", "search")} == {10, 50}
+    assert json.loads((tmp_path / "cell/result.json").read_text())["peak_rss_bytes"] > 1e7
+
+
+def test_memory_of_a_server_that_cannot_be_seen_is_null(vectors, tmp_path, monkeypatch):
+    from tests.plugins.probes import WatchedStore
+
+    monkeypatch.setattr(WatchedStore, "in_process", False)
+    (tmp_path / "cell").mkdir()
+    search_cell.measure_memory(cells.search_spec(vectors), tmp_path / "cell", lambda *_: None)
+    assert json.loads((tmp_path / "cell/result.json").read_text())["peak_rss_bytes"] is None
