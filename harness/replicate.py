@@ -32,7 +32,10 @@ from typing import Any, NoReturn
 from harness.errors import AuditError, CellError, HarnessError
 
 Report = Callable[[str, float], None]
-"""Called by work as ``report(stage, fraction_done)``; costs a system call, so never inside a clock."""
+"""Called by work as ``report(stage, fraction_done)``; may cost a system call, so never inside a clock."""
+
+_REPORT_EVERY_S = 0.2
+"""At most so often does a child tell how far a stage is: each word wakes the parent, which must not compute beside what is measured."""
 
 ERROR_FILE = "error.json"
 LOG_FILE = "log.txt"
@@ -319,7 +322,14 @@ def _work(request: Mapping[str, Any], events: int, alive: int) -> NoReturn:
         os.dup2(log, 1)
         os.dup2(log, 2)
 
+        last = ("", 0.0)
+
         def report(stage: str, fraction: float) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if stage == last[0] and now < last[1] + _REPORT_EVERY_S:
+                return
+            last = (stage, now)
             os.write(events, json.dumps({"stage": stage, "fraction": round(fraction, 4)}).encode() + b"\n")
 
         module, _, function = request["task"].partition(":")

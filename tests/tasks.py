@@ -67,3 +67,13 @@ def kill_its_server(spec, folder, report):
 
 def exit_silently(spec, folder, report):
     os._exit(7)
+
+
+def chatter(spec, folder, report):
+    end = time.monotonic() + spec["seconds"]
+    told = 0
+    while time.monotonic() < end:
+        report("chatter", 0.5)
+        told += 1
+    report("done", 1.0)
+    (folder / "answer").write_text(str(told))
