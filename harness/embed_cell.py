@@ -190,7 +190,7 @@ def _queries(model: Model, data: Data, until: Until, order: random.Random, repor
     while not until.met(timed.wall_s, timed.count):
         timed.block(one, [numbers[(at + step) % len(numbers)] for step in range(16)])
         at += 16
-        report("query", min(1.0, timed.count / until.min_count))
+        report("query", min(1.0, timed.count / until.min_count), until.min_count)
     return timed
 
 

@@ -209,8 +209,8 @@ class Engine:
         for number in range(cell.job.processes):
             folder = Path(tempfile.mkdtemp(dir=self._workspace))
 
-            def report(stage: str, fraction: float, number: int = number) -> None:
-                self._progress.stage(f"process {number + 1} of {cell.job.processes}, {stage}", fraction)
+            def report(stage: str, fraction: float, total: int = 0, number: int = number) -> None:
+                self._progress.stage(f"process {number + 1} of {cell.job.processes}, {stage}", fraction, total)
 
             try:
                 servers[number].run(task, {**spec, "replicate": number}, folder, timeout_s=cell.job.timeout_s, report=report)

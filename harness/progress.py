@@ -74,12 +74,12 @@ class Progress:
         else:
             self._bar.update(self._task, description=title, completed=0.0, note=self._left())
 
-    def stage(self, name: str, fraction: float) -> None:
-        """Note that a stage of the present work is that far (0 … 1)."""
+    def stage(self, name: str, fraction: float, total: int = 0) -> None:
+        """Note that a stage of the present work is that far (0 … 1), of so many items, rows or requests where they are counted."""
         now = time.monotonic()
         if name != self._stage:
             self._stage, self._stage_started = name, now
-        rate = f", {fraction / (now - self._stage_started) * 100:.0f} %/s" if 0 < fraction < 1 and now > self._stage_started + 1 else ""
+        rate = f", {fraction * total / (now - self._stage_started):,.0f}/s" if fraction and total and now > self._stage_started + 1 else ""
         note = f"{name} {fraction:.0%}{rate}, {self._left()}" if fraction else f"{name}, {self._left()}"
         if self._bar is not None:
             share = min(0.99, (now - self._started) / self._estimate_s) if self._estimate_s else fraction

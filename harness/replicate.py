@@ -25,14 +25,19 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from harness.errors import AuditError, CellError, HarnessError
 
-Report = Callable[[str, float], None]
-"""Called by work as ``report(stage, fraction_done)``; may cost a system call, so never inside a clock."""
+
+class Report(Protocol):
+    """Tells the parent how far work is; may cost a system call, so it is never called inside a clock."""
+
+    def __call__(self, stage: str, fraction: float, total: int = 0, /) -> None:
+        """Say which stage, how much of it is done (0 … 1), and of how many items, rows or requests where they are counted."""
+
 
 _REPORT_EVERY_S = 0.2
 """At most so often does a child tell how far a stage is: each word wakes the parent, which must not compute beside what is measured."""
@@ -104,7 +109,7 @@ class Replicate:
                 )
             if "stage" in event:
                 if report is not None:
-                    report(event["stage"], event["fraction"])
+                    report(event["stage"], event["fraction"], event["total"])
             elif "exit" in event:
                 return _judge(event["exit"], bool(event.get("oom_kills")), folder, task)
 
@@ -324,13 +329,13 @@ def _work(request: Mapping[str, Any], events: int, alive: int) -> NoReturn:
 
         last = ("", 0.0)
 
-        def report(stage: str, fraction: float) -> None:
+        def report(stage: str, fraction: float, total: int = 0) -> None:
             nonlocal last
             now = time.monotonic()
             if stage == last[0] and now < last[1] + _REPORT_EVERY_S:
                 return
             last = (stage, now)
-            os.write(events, json.dumps({"stage": stage, "fraction": round(fraction, 4)}).encode() + b"\n")
+            os.write(events, json.dumps({"stage": stage, "fraction": round(fraction, 4), "total": total}).encode() + b"\n")
 
         module, _, function = request["task"].partition(":")
         getattr(importlib.import_module(module), function)(request["spec"], folder, report)

@@ -118,7 +118,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     def opened(name: str, vectors: Vectors, index: Index) -> tuple[Store, _Loaded]:
         store: Store = build(spec["store"], key="store")
         stores.append(store)
-        return store, _load(store, folder / name, vectors, index, spec, lambda share: report(f"insert {name}", share))
+        return store, _load(store, folder / name, vectors, index, spec, lambda share: report(f"insert {name}", share, len(vectors)))
 
     with _released(stores):
         smallest_k = min(spec["k"])
@@ -160,7 +160,8 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
             shuffle.shuffle(left)
             for point in left:
                 point.block()
-            report("search", sum(min(1.0, point.timed.count / until[point.name].min_count) for point in points) / len(points))
+            wanted = sum(until[point.name].min_count for point in points)
+            report("search", sum(min(point.timed.count, until[point.name].min_count) for point in points) / wanted, wanted)
         version = main.version()
 
     measured = [point for point in points if point.name == "point"]

@@ -35,8 +35,8 @@ def make_vectors(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     items = [decode(data.modality, item) for item in data.corpus[:8]]
     caveats = audit(model, info, items, asked=spec["dtype"])
     total = len(data.corpus) + len(data.queries)
-    truncated = _write(model, data, "document", folder / "corpus.npy", lambda done: report("vectors", done / total))
-    _write(model, data, "query", folder / "queries.npy", lambda done: report("vectors", (len(data.corpus) + done) / total))
+    truncated = _write(model, data, "document", folder / "corpus.npy", lambda done: report("vectors", done / total, total))
+    _write(model, data, "query", folder / "queries.npy", lambda done: report("vectors", (len(data.corpus) + done) / total, total))
     body = {
         "info": asdict(info),
         "fingerprint": _content_hash(folder / "corpus.npy", folder / "queries.npy"),
