@@ -318,6 +318,13 @@ def test_every_figure_says_its_unit_its_replication_and_the_test_that_holds_it()
             assert re.search(r"`tests/[\w/]+\.py`", row[4]), row[0]
 
 
+def test_every_rule_of_measurement_is_held_by_a_test_of_its_number():
+    section = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Rules of measurement\n")[2].partition("\n## ")[0]
+    stated = {int(number) for number in re.findall(r"^(\d+)\. ", section, re.MULTILINE)}
+    held = {int(number) for number in re.findall(r"def test_rule_(\d+)_", (ROOT / "tests/test_rules_of_measurement.py").read_text())}
+    assert stated == held
+
+
 def test_every_file_in_the_trees_exists(measured, here):
     tree = next(block.text for block in blocks("README.md") if "├── Makefile" in block.text)
     parents: list[str] = []
