@@ -135,8 +135,8 @@ def test_units_and_truncation_are_those_of_the_sample(data, tmp_path):
 def test_stages_reported_while_it_runs_are_fractions(data, tmp_path):
     seen = []
     cells.measured("embed", cells.embed_spec(data), tmp_path / "cell", report=lambda *stage: seen.append(stage))
-    assert [name for name, _ in dict.fromkeys((name, 0) for name, _ in seen)] == ["load", "audit", "embed", "query"]
-    assert all(0 <= fraction <= 1 for _, fraction in seen)
+    assert [name for name, _ in dict.fromkeys((name, 0) for name, *_ in seen)] == ["load", "audit", "embed", "query"]
+    assert all(0 <= fraction <= 1 for _, fraction, *_ in seen)
 
 
 def test_the_memory_pass_embeds_the_longest_batches_and_a_query(data, tmp_path):

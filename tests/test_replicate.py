@@ -39,7 +39,7 @@ def test_a_child_gets_its_specification_reports_stages_and_leaves_files(server, 
     stages = []
     server.run("tests.tasks:succeed", {"value": 42}, tmp_path, timeout_s=60, report=lambda *stage: stages.append(stage))
     assert (tmp_path / "answer").read_text() == "42"
-    assert stages == [("half", 0.5)]
+    assert stages == [("half", 0.5, 0)]
     assert "a library talks" in (tmp_path / "log.txt").read_text()
 
 

@@ -100,10 +100,10 @@ def test_k_larger_than_the_near_empty_collection_is_no_obstacle(vectors, tmp_pat
 def test_progress_rises_to_one(vectors, tmp_path):
     seen = []
     cells.measured("search", cells.search_spec(vectors), tmp_path / "cell", report=lambda *stage: seen.append(stage))
-    shares = [share for name, share in seen if name == "search"]
+    shares = [share for name, share, *_ in seen if name == "search"]
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert all(0 <= share <= 1 for _, share in seen)
+    assert all(0 <= share <= 1 for _, share, *_ in seen)
 
 
 def test_the_memory_pass_loads_all_rows_and_searches_at_every_point(vectors, tmp_path):
