@@ -64,7 +64,8 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
     model_module, store_module, index_module = (str(node["_target_"]).rpartition(".")[0] for node in (model_node, store_node, index_node))
     protocol = {"processes": job.processes, "min_duration_s": job.min_duration_s, "min_requests": job.min_requests, "seed": job.seed}
     hardware = {**machine(), "device": job.device, "device_name": available().get(job.device), "threads": job.threads}
-    made_from = {"model": dict(model_node), "dtype": job.dtype, "weights": weights.fingerprint, "data": data.fingerprint}
+    model_settings = {name: value for name, value in model_node.items() if name != "gflop_per_item"}  # which only estimates use
+    made_from = {"model": model_settings, "dtype": job.dtype, "weights": weights.fingerprint, "data": data.fingerprint}
     recipe = digest(
         {
             **made_from,

@@ -1,7 +1,7 @@
 """The command line.
 
 ``python -m harness key=value …`` measures; everything else is a command with a name. Exit codes: 0 done, 1 a cell
-failed, 2 a mistake in what was asked, 130 interrupted.
+failed, 2 a mistake in what was asked, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     items_a_pass = sum(ready.count for ready in prepared)
     passes_done = forward.count / len(prepared)
     result = {
-        "info": asdict(info),
+        "info": {**asdict(info), "weights_fingerprint": model.fingerprint()},
         "caveats": [[caveat.code, caveat.text] for caveat in caveats],
         "load_s": load_s,
         "first_batch_s": first_batch_s,

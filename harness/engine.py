@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from harness import cache, fingerprint, summary
 from harness.cells import TRUTH_K, Cell, embed_spec, search_spec
 from harness.data import open_data
+from harness.disturbance import NOTABLE, OtherWork
 from harness.errors import CellError, HarnessError
 from harness.interfaces import Data, Weights
 from harness.plan import Plan, Planned
@@ -61,6 +62,8 @@ class Engine:
         self._done = set(plan.existing | plan.skips_on_record)
         self._failed_recipes: dict[str, HarnessError] = {}
         _remove_left_behind()
+        self._other_work: float | None = None
+        """Share of the processors that others used while the present cell was timed."""
         self._workspace = Path(tempfile.mkdtemp(prefix=f"{_WORKSPACE}{os.getpid()}-"))
 
     def __enter__(self) -> Engine:
@@ -93,6 +96,7 @@ class Engine:
         with self._machine():
             self._progress.start(cell.title, self._plan.estimates.get(cell.key, 0.0))
             started_at, began = now(), time.monotonic()
+            self._other_work = None
             status, reason, found = "ok", None, None
             try:
                 found = self._embed(cell) if cell.kind == "embed" else self._search(cell)
@@ -206,6 +210,7 @@ class Engine:
         servers = self._servers(cell)
         for server in servers:
             server.wait_until_ready()
+        watch = OtherWork([server.pid for server in servers])
         for number in range(cell.job.processes):
             folder = Path(tempfile.mkdtemp(dir=self._workspace))
 
@@ -217,6 +222,7 @@ class Engine:
                 outcomes.append(_outcome(folder))
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+        self._other_work = watch.share()
         return outcomes
 
     def _alone(self, task: str, spec: Mapping[str, Any], cell: Cell) -> Mapping[str, Any]:
@@ -289,7 +295,7 @@ class Engine:
                 "source": cell.parts["source"],
                 "commit": fingerprint.commit(),
                 "engine": about if cell.kind == "search" else {},
-                "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+                "other_work": self._other_work,
                 "memory_available_bytes": psutil.virtual_memory().available,
             },
             metrics=found.metrics if found else {},
@@ -324,14 +330,10 @@ class Engine:
             )
         if job.shrunk_from is not None:
             found.append(("budget", f"The corpus was cut from {job.shrunk_from} to {len(data.corpus)} documents to fit the budget."))
-        busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-        if busy > fingerprint.usable_cores() + 1:
-            found.append(
-                (
-                    "busy_machine",
-                    f"The load average was {busy:.1f} on {fingerprint.usable_cores()} cores when this cell ended: other work was going on.",
-                )
-            )
+        if self._other_work is not None and self._other_work > NOTABLE:
+            share = max(10, round(self._other_work * 10) * 10)
+            text = f"Other processes used about {share} % of this machine's processors meanwhile: timings are slower and vary more."
+            found.append(("busy_machine", text))
         return found
 
 

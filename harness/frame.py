@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import DataError
 from harness.fingerprint import digest
-from harness.records import Measured, Record, newest, read_all
+from harness.records import Measured, Record, current, read_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     harness.errors.DataError
         When the folder holds no record.
     """
-    records = newest(read_all(Path(folder)))
+    records = current(read_all(Path(folder)))
     if not records:
         raise DataError(f"{folder} holds no records (it has no readable {Path(folder) / 'records'}/*.json); run `python -m harness` first")
     return to_frame(records)

@@ -68,8 +68,6 @@ class ModelInfo:
     dim: int
     parameters: int
     """Number of weights."""
-    weights_fingerprint: str
-    """SHA-256 over the loaded parameters, hexadecimal."""
     missing_keys: tuple[str, ...] = ()
     unexpected_keys: tuple[str, ...] = ()
     dtype: str = "fp32"
@@ -130,6 +128,9 @@ class Model(Protocol):
 
     def load(self, weights: Weights, *, device: str, dtype: Dtype) -> ModelInfo:
         """Load onto `device` ("cpu", "cuda:0", "mps") in exactly `dtype`, in inference mode."""
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over the loaded weights, hexadecimal; called after `load`, outside any clock."""
 
     def prepare(self, items: Sequence[Item], *, role: Role = "document") -> Prepared: ...
 

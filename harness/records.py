@@ -201,6 +201,18 @@ def read_all(folder: Path) -> list[Record]:
     return found
 
 
+def current(records: Iterable[Record]) -> list[Record]:
+    """Return what a reader is shown: of `newest`, the latest for each combination of settings, data and machine.
+
+    After a change of the program or of a library a cell has another key; its older record stays on disk and out of the report.
+    """
+    chosen: dict[str, Record] = {}
+    for record in sorted(newest(records), key=lambda record: (record.status == "ok", record.started_at)):
+        about = [record.kind, record.labels, record.settings, record.data.get("fingerprint"), record.environment.get("fingerprint")]
+        chosen[json.dumps(about, sort_keys=True, default=str)] = record
+    return list(chosen.values())
+
+
 def newest(records: Iterable[Record]) -> list[Record]:
     """Return one record a key, the one to show: the newest ``ok`` one, or the newest of any status where none is ok."""
     chosen: dict[str, Record] = {}

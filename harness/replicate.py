@@ -157,6 +157,11 @@ class Replicate:
                 return
 
     @property
+    def pid(self) -> int:
+        """The server's process number."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether the server can still be given work."""
         return self._process.poll() is None

@@ -144,6 +144,10 @@ def _plainly(error: Exception, overrides: Sequence[str]) -> str:
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         key = unknown[1]
+        if key.startswith("dataset.") and not any(o.startswith("dataset=") and o != "dataset=auto" for o in overrides):
+            return (
+                f"{key} is not a setting of dataset=auto, which has corpus, queries, seed; choose a dataset too, as in dataset=docstrings"
+            )
         given = next((o for o in overrides if o.lstrip("+~").startswith(f"{key}=")), key)
         return (
             f"{key} is not a setting (in {given!r}); `python -m harness --cfg job` shows them all; +{key}=… adds one that a plug-in takes"
@@ -168,8 +172,9 @@ def expand(arguments: Sequence[str], *, multirun: bool) -> list[tuple[str, ...]]
     harness.errors.SettingsError
         When an argument is not ``key=value``, or sweeps where there is no sweep.
     """
+    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
     try:
-        parsed = OverridesParser.create().parse_overrides(list(arguments))
+        parsed = OverridesParser.create(loader).parse_overrides(list(arguments))
     except HydraException as error:
         raise SettingsError(f"cannot be understood: {' '.join(str(error).split())}; settings are written key=value") from error
     choices: dict[str, list[str]] = {}
@@ -253,7 +258,7 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
             wrong += index.violations(rows=rows, dim=model.dim, k=k)
             unsupported += store.violations(index=index, metric=values["metric"], dim=model.dim, rows=rows, k=k)
     if wrong:
-        raise SettingsError(wrong)
+        raise SettingsError([*wrong, *unsupported])
     return Job(
         overrides=overrides,
         name=name,

@@ -38,7 +38,7 @@ def make_vectors(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     truncated = _write(model, data, "document", folder / "corpus.npy", lambda done: report("vectors", done / total, total))
     _write(model, data, "query", folder / "queries.npy", lambda done: report("vectors", (len(data.corpus) + done) / total, total))
     body = {
-        "info": asdict(info),
+        "info": {**asdict(info), "weights_fingerprint": model.fingerprint()},
         "fingerprint": _content_hash(folder / "corpus.npy", folder / "queries.npy"),
         "truncated_share": truncated / len(data.corpus),
         "caveats": [[caveat.code, caveat.text] for caveat in caveats],

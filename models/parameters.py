@@ -39,7 +39,7 @@ def fingerprint(module: Any) -> str:
     """Return the SHA-256 over the name, type, shape and bytes of every parameter and stored buffer, hexadecimal.
 
     Buffers belong to it because batch normalisation keeps its trained statistics there. Reads about
-    1 GB/s; call it while the module is on the CPU.
+    1 GB/s, through the CPU.
     """
     import torch
 

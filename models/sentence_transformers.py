@@ -110,7 +110,7 @@ class SentenceTransformersModel:
         return weights_.fetch(weights, revision=self.revision)
 
     def load(self, weights: Weights, *, device: str, dtype: Dtype) -> ModelInfo:
-        """Load in exactly `dtype`, hash the weights on the CPU, and move the model to `device`.
+        """Load in exactly `dtype` and move the model to `device`.
 
         Raises
         ------
@@ -132,7 +132,6 @@ class SentenceTransformersModel:
         info = ModelInfo(
             dim=model.get_embedding_dimension() or 0,
             parameters=parameters.count(model),
-            weights_fingerprint=parameters.fingerprint(model),
             missing_keys=_keys(reports, "missing_keys", "mismatched_keys"),
             unexpected_keys=tuple(key for key in _keys(reports, "unexpected_keys") if not key.startswith(tuple(self.ignored_keys))),
             dtype=parameters.precision(model),
@@ -141,6 +140,10 @@ class SentenceTransformersModel:
         model.to(device)
         object.__setattr__(self, "_loaded", model)
         return info
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over the loaded weights, see `models.parameters.fingerprint`."""
+        return parameters.fingerprint(self._loaded)
 
     def prepare(self, items: Sequence[Item], *, role: Role = "document") -> Prepared:
         """Tokenise texts, padded to the longest of them, with the prompt of their `role`."""

@@ -93,7 +93,7 @@ class TransformersVisionModel:
         return weights_.fetch(weights, revision=self.revision)
 
     def load(self, weights: Weights, *, device: str, dtype: Dtype) -> ModelInfo:
-        """Load in exactly `dtype`, hash the weights on the CPU, and move the model to `device`.
+        """Load in exactly `dtype` and move the model to `device`.
 
         Raises
         ------
@@ -111,7 +111,6 @@ class TransformersVisionModel:
         info = ModelInfo(
             dim=_dim(encoder.config),
             parameters=parameters.count(encoder),
-            weights_fingerprint=parameters.fingerprint(encoder),
             missing_keys=tuple(sorted(missing)),
             unexpected_keys=tuple(sorted(unexpected)),
             dtype=parameters.precision(encoder),
@@ -119,6 +118,10 @@ class TransformersVisionModel:
         encoder.to(device)
         object.__setattr__(self, "_loaded", _Loaded(encoder, processor))
         return info
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over the loaded weights, see `models.parameters.fingerprint`."""
+        return parameters.fingerprint(self._loaded.encoder)
 
     def prepare(self, items: Sequence[Item], *, role: Role = "document") -> Prepared:  # noqa: ARG002 - an image is one whatever it is for
         """Resize, crop and normalise images, in the model's precision: half the bytes to move for half precision."""

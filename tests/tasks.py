@@ -77,3 +77,9 @@ def chatter(spec, folder, report):
         told += 1
     report("done", 1.0)
     (folder / "answer").write_text(str(told))
+
+
+def spin(spec, folder, report):
+    end = time.monotonic() + spec["seconds"]
+    while time.monotonic() < end:
+        pass

@@ -16,7 +16,7 @@ from harness.interfaces import ModelInfo, Prepared
 
 DIM = 16
 TEXTS = ["one", "two words", "three words now", "and a sentence that is longer than the others", ""]
-INFO = ModelInfo(dim=DIM, parameters=100, weights_fingerprint="f", dtype="fp32")
+INFO = ModelInfo(dim=DIM, parameters=100, dtype="fp32")
 
 
 @dataclass(frozen=True)

@@ -228,3 +228,15 @@ def test_each_cell_is_shown_once():
 def test_now_is_utc_with_microseconds():
     assert records.now().endswith("Z")
     assert len(records.now()) == len("2026-11-02T10:00:00.000001Z")
+
+
+def test_a_reader_is_shown_the_latest_of_the_same_settings_data_and_machine_whatever_its_key():
+    first = Record(
+        "embed", "a" * 20, "ok", None, {"batch_size": 1}, {}, {"fingerprint": "d"}, {}, {"fingerprint": "m"}, {}, started_at="2026-01-01"
+    )
+    after_an_upgrade = replace(first, key="b" * 20, started_at="2026-01-02")
+    failed_later = replace(first, key="c" * 20, status="failed", error="x", started_at="2026-01-03")
+    elsewhere = replace(first, key="d" * 20, environment={"fingerprint": "another machine"})
+    other_batch = replace(first, key="e" * 20, settings={"batch_size": 2})
+    shown = records.current([first, after_an_upgrade, failed_later, elsewhere, other_batch])
+    assert {record.key[0] for record in shown} == {"b", "d", "e"}

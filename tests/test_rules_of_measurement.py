@@ -102,7 +102,7 @@ def test_rule_02_random_vectors_keep_speed_and_recall_and_have_no_quality(vector
 
 def test_rule_03_every_shape_is_warmed_up_before_the_first_measured_pass(data, tmp_path):
     marks = []
-    cells.measured("embed", cells.embed_spec(data), tmp_path / "cell", report=lambda name, _: marks.append((name, len(EVENTS))))
+    cells.measured("embed", cells.embed_spec(data), tmp_path / "cell", report=lambda name, *_: marks.append((name, len(EVENTS))))
     audited = dict(marks)["audit"] + 2 * (1 + 8)  # prepare and forward, of the batch and of each item alone
     batches = list(embed_cell.sample(open_data(data), items=16, batch_size=4, seed=0))
     expected = [tuple(open_data(data).corpus[i] for i in batch) for batch in batches]

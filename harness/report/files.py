@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.errors import DataError, HarnessError
 from harness.frame import to_frame
-from harness.records import newest, scan, write_atomically
+from harness.records import current, scan, write_atomically
 from harness.report.markdown import markdown
 from harness.report.page import page
 from harness.report.rows import plain
@@ -18,7 +18,7 @@ def write(folder: Path) -> dict[str, Path]:
     """Write all reports; see `harness.report.write_reports`."""
     found, broken = scan(folder)
     left_out = [f"{path.name}: {reason}" for path, reason in broken]
-    records = newest(found)
+    records = current(found)
     if not records:
         said = f"; {plural(len(left_out), 'file')} there could not be read, the first is {left_out[0]}" if left_out else ""
         raise DataError(f"{folder / 'records'} holds no record to report on{said}; measure something first with `python -m harness`")

@@ -10,7 +10,7 @@ from typing import Any
 from harness.records import Record
 from harness.report.units import NULL, count
 
-VARIES_BY_NATURE = frozenset({"load", "memory_available_bytes", "fingerprint", "ready", "floor_index"})
+VARIES_BY_NATURE = frozenset({"other_work", "memory_available_bytes", "fingerprint", "ready", "floor_index"})
 """What differs from moment to moment on one machine, from one index to the next in one store, or only repeats other facts."""
 
 
