@@ -196,7 +196,7 @@ def test_rule_04_the_parent_is_not_kept_busy_with_progress_while_a_child_measure
         server.close()
     assert int((tmp_path / "answer").read_text()) > 1000
     assert 1 < len(heard) < 10
-    assert heard[-1] == ("done", 1.0), "the first word of a stage always comes through"
+    assert heard[-1][:2] == ("done", 1.0), "the first word of a stage always comes through"
 
 
 def test_rule_04_nothing_is_retried(vectors, tmp_path):
