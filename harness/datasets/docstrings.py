@@ -29,6 +29,7 @@ import os
 import platform
 import random
 import re
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,7 +160,7 @@ class Docstrings:
         harness.errors.DataError
             If the installed packages hold fewer usable docstrings than asked for, or a named package is not installed.
         """
-        roots = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+        roots = package_folders()
         pairs: list[Pair] = []
         seen: set[str] = set()
         read = 0
@@ -198,6 +199,12 @@ class Docstrings:
 
     def _length_fits(self, pair: Pair) -> bool:
         return self.min_words <= len(words(pair.document)) <= (self.max_words or len(pair.document))
+
+
+def package_folders() -> list[Path]:
+    """Where packages are installed, in the order in which imports look: an environment may see the system's and the user's too."""
+    seen = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    return [*seen, *(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))]
 
 
 @cache

@@ -22,7 +22,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """A site-packages folder of our own; returns a function that writes a source file into it."""
-    monkeypatch.setattr(docstrings.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(docstrings, "package_folders", lambda: [tmp_path])
 
     def write(path, source):
         file = tmp_path / path
@@ -109,6 +109,17 @@ def test_named_packages_are_the_only_ones_read_and_what_else_is_installed_does_n
     assert sorted(text[:6] for text in before.corpus) == ["The d ", "The e ", "The f "]
     site("three/a.py", documented(77))
     assert Docstrings(corpus=3, queries=1, packages=["one"]).materialise(tmp_path) == before
+
+
+def test_packages_of_the_system_that_an_environment_sees_are_read_and_its_own_stand_first(tmp_path, monkeypatch):
+    for number, place in enumerate(("own/site-packages", "system/dist-packages"), 1):
+        for package in ("both", f"only{number}"):
+            (tmp_path / place / package).mkdir(parents=True)
+            (tmp_path / place / package / "__init__.py").write_text(documented(number if package == "both" else number + 2))
+    monkeypatch.setattr(docstrings.sys, "path", ["/elsewhere", str(tmp_path / "own/site-packages"), str(tmp_path / "system/dist-packages")])
+    folder = tmp_path / "data"
+    found = Docstrings(corpus=3, queries=3, packages=["both", "only1", "only2"]).materialise(folder)
+    assert sorted(query.split()[-1] for query in found.queries) == ["b.", "d.", "e."]
 
 
 def test_a_package_that_is_not_installed_is_named(tmp_path):
