@@ -19,6 +19,8 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+from harness.errors import SettingsError
+
 log = logging.getLogger(__name__)
 
 _LIST = "files.json"
@@ -48,7 +50,10 @@ def get(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     found = find(kind, key)
     if found is not None:
         return found
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"the cache {root()} cannot be written ({error.strerror}); set HARNESS_CACHE to another folder") from error
     with FileLock(folder.with_name(f"{key}.lock")):
         found = find(kind, key)
         if found is not None:

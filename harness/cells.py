@@ -21,6 +21,9 @@ from harness.settings import Job
 TRUTH_K = 100
 """Neighbours kept in the ground truth; more than any quality figure needs, so that several k share it."""
 
+WITHIN_SHARES = 4
+"""A count of samples for a higher percentile is taken where it fits into so many times a figure's share of `min_duration_s`."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -63,6 +66,8 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
     model_node, store_node, index_node = job.nodes["model"], job.nodes["store"], job.nodes["index"]
     model_module, store_module, index_module = (str(node["_target_"]).rpartition(".")[0] for node in (model_node, store_node, index_node))
     protocol = {"processes": job.processes, "min_duration_s": job.min_duration_s, "min_requests": job.min_requests, "seed": job.seed}
+    surroundings = {"within_shares": WITHIN_SHARES, "variables": environment(job.threads)}
+    figures = "harness.summary"  # how recall, quality and intervals are computed decides about numbers as much as what runs in the cell
     hardware = {**machine(), "device": job.device, "device_name": available().get(job.device), "threads": job.threads}
     model_settings = {name: value for name, value in model_node.items() if name != "gflop_per_item"}  # which only estimates use
     made_from = {"model": model_settings, "dtype": job.dtype, "weights": weights.fingerprint, "data": data.fingerprint}
@@ -80,8 +85,9 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         "schema": SCHEMA_VERSION,
         "kind": "embed",
         "settings": embed_settings,
-        "source": source_of([model_module, "harness.embed_cell"]),
-        "versions": versions_used_by([model_module, "harness.embed_cell"]),
+        "source": source_of([model_module, "harness.embed_cell", figures]),
+        "versions": versions_used_by([model_module, "harness.embed_cell", figures]),
+        "surroundings": surroundings,
         "machine": hardware,
     }
     search_settings = {
@@ -98,16 +104,37 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         "kind": "search",
         "settings": search_settings,
         "recipe": recipe,
-        "source": source_of([store_module, index_module, "harness.search_cell"]),
-        "versions": versions_used_by([store_module, index_module, "harness.search_cell"]),
+        "source": source_of([store_module, index_module, "harness.search_cell", "harness.vectors", figures]),
+        "versions": versions_used_by([store_module, index_module, "harness.search_cell", "harness.vectors", figures]),
+        "surroundings": surroundings,
         "machine": {name: value for name, value in hardware.items() if not name.startswith("device")},
     }
-    search_labels = {**labels, "store": job.choices["store"], "index": job.choices["index"], "build_params": job.index.build_params()}
+    search_labels = {
+        **labels,
+        "device": None,
+        "store": job.choices["store"],
+        "index": job.choices["index"],
+        "build_params": job.index.build_params(),
+    }
 
     def cell(kind: Kind, parts: Mapping[str, Any], settings: Mapping[str, Any], labels: Mapping[str, Any]) -> Cell:
         return Cell(kind, digest(parts)[:20], parts, settings, labels, data_folder, recipe, weights, job)
 
     return cell("embed", embed_parts, embed_settings, labels), cell("search", search_parts, search_settings, search_labels)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the variables under which measuring processes start: threads fixed, no network, no chatter."""
+    count = str(threads)
+    return {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "RAYON_NUM_THREADS": count,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
 
 
 def embed_spec(cell: Cell) -> dict[str, Any]:
@@ -121,7 +148,6 @@ def embed_spec(cell: Cell) -> dict[str, Any]:
         "batch_size": job.batch_size,
         "data": str(cell.data_folder),
         "embed_items": job.embed_items,
-        "min_batches": 11,
         **_protocol(job),
     }
 
@@ -142,4 +168,4 @@ def search_spec(cell: Cell, vectors: Path) -> dict[str, Any]:
 
 def _protocol(job: Job) -> dict[str, Any]:
     share = job.min_duration_s / job.processes
-    return {"share_s": share, "max_s": 4 * share, "min_requests": job.min_requests, "seed": job.seed}
+    return {"share_s": share, "max_s": WITHIN_SHARES * share, "min_requests": job.min_requests, "seed": job.seed}

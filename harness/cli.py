@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.errors import HarnessError, SettingsError
+from harness.errors import DataError, HarnessError, SettingsError
 
 _EPILOG = """
 **Measure:** `python -m harness [-m] [--config-dir DIR] [key=value …]`
@@ -61,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         _complain(error.violations)
         return 2
+    except DataError as error:
+        _complain([str(error)])
+        return 2
     except HarnessError as error:
         _complain([str(error)])
         return 1
@@ -73,16 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: list[str]) -> int:
-    import click
-
     try:
-        result = app(arguments, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except click.exceptions.Abort:
-        raise KeyboardInterrupt from None
-    return int(result or 0)
+        app(arguments)
+    except SystemExit as ended:  # how typer ends, also well
+        return int(ended.code or 0)
+    return 0
 
 
 def _complain(violations: Sequence[str]) -> None:

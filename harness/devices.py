@@ -75,4 +75,4 @@ def synchronize(device: str) -> None:
     if device != "cpu":
         import torch
 
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(torch.device(device))

@@ -8,17 +8,21 @@ so that a drift of the machine hits all alike:
 - *pipeline*: items in, vectors out, the next batches being prepared in a thread meanwhile: what a corpus pass reaches.
 
 After that single queries, batch 1, from the stored item to its vector: what a user waits for. Memory has a process of
-its own that imports only what the cell needs. Every replicate and every batch size works on the same seeded sample of
-the corpus, always in full batches and full passes over it, so that no figure depends on which items came last.
+its own that imports only what the cell needs. Every replicate works on the same seeded sample of the corpus (every
+batch size on a beginning of the same shuffled order), in full batches and full passes, so that no figure depends on which items
+came last.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +33,15 @@ from harness.build import build
 from harness.data import Batches, open_data
 from harness.datasets.decode import decode
 from harness.devices import synchronize
-from harness.interfaces import Data, Item, Model, ModelInfo, Prepared, Vectors, Weights
+from harness.interfaces import STAGES, Data, Item, Model, ModelInfo, Prepared, Vectors, Weights
 from harness.memory import peak_rss_bytes
 from harness.replicate import Report
-from harness.timing import Timed, Until, seconds_of
+from harness.timing import Timed, Until, affordable, seconds_of
 
-STAGES = ("decode", "preprocess", "transfer", "forward", "finish")
+BATCHES = (11, 1)
+"""Batches timed one by one: enough for a median (11, see `harness.statistics`), or, where that takes too long, a single pass."""
+REQUESTS = (130, 64, 11)
+"""Single queries where ``min_requests`` take too long: enough for a p95, a p90 or a median."""
 _AUDITED = 8
 """Items that the audit embeds one by one as well as together."""
 
@@ -65,34 +72,39 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     data = open_data(Path(spec["data"]))
     batches = list(sample(data, items=spec["embed_items"], batch_size=spec["batch_size"], seed=spec["seed"]))
     report("load", 0.0)
+    load(spec)  # imports and page cache: whatever the server had imported before, the load that is timed finds the same
     load_s, (model, info) = seconds_of(lambda: load(spec))
     device = spec["device"]
     stored = [[data.corpus[i] for i in batch] for batch in batches]
     first_batch_s, _ = seconds_of(lambda: embed(model, [decode(data.modality, item) for item in stored[0]]))
     first_query_s, _ = seconds_of(lambda: embed(model, [decode(data.modality, data.queries[0])], role="query"))
     report("audit", 0.0)
-    audited = list(dict.fromkeys(item for batch in stored for item in batch))[:_AUDITED]
+    distinct = list(dict.fromkeys(item for batch in stored for item in batch))
+    audited = distinct[:: max(1, len(distinct) // _AUDITED)][:_AUDITED]  # long and short ones: padding shows between them
     caveats = audit(model, info, [decode(data.modality, item) for item in audited], asked=spec["dtype"])
 
     prepared = [model.transfer(model.prepare([decode(data.modality, item) for item in items])) for items in stored]
-    for ready in prepared if data.modality == "text" else [prepared[0], prepared[-1]]:  # every shape once
-        model.finish(model.forward(ready))
-    synchronize(device)
+    warm_up = prepared if data.modality == "text" else [prepared[0], prepared[-1]]  # every shape once
 
-    until = Until(min_s=spec["share_s"], min_count=spec["min_batches"], max_s=spec["max_s"])
+    def warm() -> None:
+        for ready in warm_up:
+            model.finish(model.forward(ready))
+        synchronize(device)
+
+    warm_s, _ = seconds_of(warm)
+    until = Until(min_s=spec["share_s"], min_count=1)
+    enough = Until(min_s=spec["share_s"], min_count=affordable(BATCHES, warm_s / len(warm_up), within_s=spec["max_s"]))
+
     stages: dict[str, Timed] = {name: Timed() for name in (*STAGES, "batch")}
     forward, pipeline = Timed(), Timed()
 
     def stages_pass() -> None:
         stages["batch"].block(lambda i: _stage_by_stage(model, data, stored[i], device, stages), range(len(stored)))
 
-    def pipeline_pass() -> None:
-        pipeline.block(lambda _: _pipelined(model, data, stored), [0])
-
     passes: dict[str, tuple[Callable[[], None], Callable[[], bool]]] = {
         "forward": (lambda: forward_pass(model, prepared, device, forward), lambda: until.met(forward.wall_s, forward.count)),
-        "stages": (stages_pass, lambda: until.met(sum(stages["batch"].seconds), stages["batch"].count)),
-        "pipeline": (pipeline_pass, lambda: until.met(pipeline.wall_s, pipeline.count * len(stored))),
+        "stages": (stages_pass, lambda: enough.met(stages["batch"].wall_s, stages["batch"].count)),
+        "pipeline": (lambda: pipeline_pass(model, data, stored, pipeline), lambda: until.met(pipeline.wall_s, pipeline.count)),
     }
     order = random.Random(f"{spec['seed']} {spec['replicate']}")
     while left := [name for name, (_, done) in passes.items() if not done()]:
@@ -101,7 +113,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
             passes[name][0]()
         report("embed", min(1.0, (forward.wall_s + pipeline.wall_s) / (2 * until.min_s + 1e-9)))
 
-    query = _queries(model, data, Until(min_s=spec["share_s"], min_count=spec["min_requests"], max_s=spec["max_s"]), order, report)
+    query = _queries(model, data, spec, order, report)
     items_a_pass = sum(ready.count for ready in prepared)
     passes_done = forward.count / len(prepared)
     result = {
@@ -112,7 +124,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         "first_query_s": first_query_s,
         "throughput_per_s": items_a_pass * passes_done / forward.wall_s,
         "units_per_s": sum(ready.units for ready in prepared) * passes_done / forward.wall_s,
-        "pipeline_per_s": items_a_pass * pipeline.count / pipeline.wall_s,
+        "pipeline_per_s": items_a_pass * (pipeline.count / len(stored)) / pipeline.wall_s,
         "truncated_share": sum(ready.truncated for ready in prepared) / items_a_pass,
         "items": items_a_pass,
         "stages": {name: sum(stages[name].seconds) / stages[name].count for name in STAGES},
@@ -152,50 +164,65 @@ def _stage_by_stage(model: Model, data: Data, items: Sequence[str], device: str,
     into["finish"].block(lambda _: model.finish(outputs), [0])
 
 
-def _pipelined(model: Model, data: Data, stored: Sequence[Sequence[str]]) -> int:
-    """Embed all batches, preparing the next two in a thread while the device works; returns the number of vectors."""
-    done = 0
-    for prepared in _prepared_ahead(model, data, stored):
-        done += len(model.finish(model.forward(model.transfer(prepared))))
-    return done
+def pipeline_pass(model: Model, data: Data, stored: Sequence[Sequence[str]], into: Timed) -> None:
+    """Embed all batches once from stored items, preparation overlapped, timing each batch.
+
+    One batch goes before the clock starts and two more are in the making when it stops, so that the pipeline is as full at the end as
+    at the beginning and the rate does not depend on how many batches a pass has.
+    """
+    with _prepared_ahead(model, data, stored) as stream:
+        _embed_next(model, stream)
+        into.block(lambda _: _embed_next(model, stream), range(len(stored)))
 
 
-def _prepared_ahead(model: Model, data: Data, stored: Sequence[Sequence[str]], *, ahead: int = 2) -> Iterator[Prepared]:
-    """Yield every batch prepared, in order, with up to `ahead` more in the making; memory does not grow with the corpus."""
+def _embed_next(model: Model, stream: Iterator[Prepared]) -> None:
+    """Embed the next prepared batch of a pipeline."""
+    model.finish(model.forward(model.transfer(next(stream))))
+
+
+@contextmanager
+def _prepared_ahead(model: Model, data: Data, stored: Sequence[Sequence[str]], *, ahead: int = 2) -> Iterator[Iterator[Prepared]]:
+    """Give the batches prepared, in order and over again, with `ahead` more in the making; memory does not grow with the corpus."""
 
     def prepare(items: Sequence[str]) -> Prepared:
         return model.prepare([decode(data.modality, item) for item in items])
 
-    with ThreadPoolExecutor(1) as worker:
-        waiting = [worker.submit(prepare, items) for items in stored[:ahead]]
-        for number in range(len(stored)):
-            ready = waiting.pop(0).result()
-            if number + ahead < len(stored):
-                waiting.append(worker.submit(prepare, stored[number + ahead]))
+    def stream() -> Iterator[Prepared]:
+        batches = cycle(stored)
+        waiting = deque(worker.submit(prepare, next(batches)) for _ in range(ahead))
+        while True:
+            ready = waiting.popleft().result()
+            waiting.append(worker.submit(prepare, next(batches)))
             yield ready
 
+    worker = ThreadPoolExecutor(1)
+    try:
+        yield stream()
+    finally:
+        worker.shutdown(wait=True, cancel_futures=True)
 
-def _queries(model: Model, data: Data, until: Until, order: random.Random, report: Report) -> Timed:
+
+def _queries(model: Model, data: Data, spec: Mapping[str, Any], order: random.Random, report: Report) -> Timed:
     """Time single queries, one after the other, over all distinct queries in turn."""
-    timed = Timed()
     numbers = list(range(len(data.queries)))
     order.shuffle(numbers)
 
     def one(i: int) -> Vectors:
         return embed(model, [decode(data.modality, data.queries[i])], role="query")
 
-    for i in numbers[:8]:  # warm up: single queries have shapes of their own
-        one(i)
-    at = 0
+    warm = Timed()  # single queries have shapes of their own
+    warm.block(one, numbers[:8])
+    count = affordable((spec["min_requests"], *REQUESTS), warm.wall_s / warm.count, within_s=spec["max_s"])
+    until = Until(min_s=spec["share_s"], min_count=count)
+    timed = Timed()
     while not until.met(timed.wall_s, timed.count):
-        timed.block(one, [numbers[(at + step) % len(numbers)] for step in range(16)])
-        at += 16
-        report("query", min(1.0, timed.count / until.min_count), until.min_count)
+        timed.block(one, [numbers[(timed.count + step) % len(numbers)] for step in range(min(16, count))])
+        report("query", min(1.0, timed.count / count), count)
     return timed
 
 
 def measure_memory(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
-    """Load, embed the three longest batches and one query, and write down the peak; runs in a process of its own."""
+    """Load, embed three batches (of text, the longest) and one query, and write down the peak; runs in a process of its own."""
     report("memory", 0.0)
     data = open_data(Path(spec["data"]))
     batches = list(sample(data, items=spec["embed_items"], batch_size=spec["batch_size"], seed=spec["seed"]))[:3]
@@ -208,5 +235,5 @@ def measure_memory(spec: Mapping[str, Any], folder: Path, report: Report) -> Non
     if spec["device"].startswith("cuda"):
         import torch
 
-        device_peak = torch.cuda.max_memory_allocated()
+        device_peak = torch.cuda.max_memory_allocated(spec["device"])
     (folder / "result.json").write_text(json.dumps({"peak_rss_bytes": peak_rss_bytes(), "device_peak_bytes": device_peak}))

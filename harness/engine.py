@@ -24,14 +24,14 @@ import psutil
 from filelock import FileLock, Timeout
 
 from harness import cache, fingerprint, summary
-from harness.cells import TRUTH_K, Cell, embed_spec, search_spec
+from harness.cells import TRUTH_K, Cell, embed_spec, environment, search_spec
 from harness.data import open_data
 from harness.disturbance import NOTABLE, OtherWork
 from harness.errors import CellError, HarnessError
 from harness.interfaces import Data, Weights
 from harness.plan import Plan, Planned
 from harness.progress import Progress
-from harness.records import Record, now, write
+from harness.records import Record, newest, now, scan, write
 from harness.replicate import Replicate
 from harness.vectors import open_truth
 
@@ -87,13 +87,15 @@ class Engine:
 
     def _skip(self, planned: Planned) -> None:
         """Record a combination that the store or the device cannot do."""
-        cell = planned.search
+        cell = planned.skip
         if cell.key not in self._done:
             self._done.add(cell.key)
             self._write(self._record(cell, "skipped", " ".join(planned.job.unsupported), now(), 0.0, None))
 
     def _measure(self, cell: Cell) -> None:
         with self._machine():
+            if self._measured_meanwhile(cell):
+                return
             self._progress.start(cell.title, self._plan.estimates.get(cell.key, 0.0))
             started_at, began = now(), time.monotonic()
             self._other_work = None
@@ -104,11 +106,20 @@ class Engine:
                 status, reason = error.status, str(error)
             except HarnessError as error:
                 status, reason = "failed", str(error)
+            except Exception as error:
+                log.exception("%s", cell.title)  # a bug, ours or a plug-in's: the sweep goes on, and the record says what it was
+                status, reason = "failed", f"{type(error).__name__}: {error}"
             record = self._record(cell, status, reason, started_at, time.monotonic() - began, found)
         self._write(record)
         self._progress.done("measured" if status == "ok" else f"{status}:")
         if reason:
             log.error("%s: %s", cell.title, reason)
+
+    def _measured_meanwhile(self, cell: Cell) -> bool:
+        """Say whether another run has measured this cell since the plan was made, as when this one had to wait for it."""
+        found = [] if cell.job.fresh else newest(scan(self._plan.folder, cell.key)[0])
+        self.records |= {record.key: record for record in found if record.status == "ok"}
+        return cell.key in self.records
 
     def _write(self, record: Record) -> None:
         try:
@@ -199,9 +210,9 @@ class Engine:
         for number, replicate in enumerate(group):
             if not replicate.alive:
                 replicate.close()
-                group[number] = Replicate(preload=self._preload, environment=_environment(cell.job.threads))
+                group[number] = Replicate(preload=self._preload, environment=environment(cell.job.threads))
         while len(group) < cell.job.processes:
-            group.append(Replicate(preload=self._preload, environment=_environment(cell.job.threads)))
+            group.append(Replicate(preload=self._preload, environment=environment(cell.job.threads)))
         return group
 
     def _replicate(self, task: str, spec: Mapping[str, Any], cell: Cell) -> list[summary.Outcome]:
@@ -228,7 +239,7 @@ class Engine:
     def _alone(self, task: str, spec: Mapping[str, Any], cell: Cell) -> Mapping[str, Any]:
         """Run the memory pass in a process that has imported nothing beforehand."""
         folder = Path(tempfile.mkdtemp(dir=self._workspace))
-        server = Replicate(environment=_environment(cell.job.threads))
+        server = Replicate(environment=environment(cell.job.threads))
         try:
             server.run(task, spec, folder, timeout_s=cell.job.timeout_s, report=self._progress.stage)
             result: Mapping[str, Any] = json.loads((folder / "result.json").read_text())
@@ -330,6 +341,9 @@ class Engine:
             )
         if job.shrunk_from is not None:
             found.append(("budget", f"The corpus was cut from {job.shrunk_from} to {len(data.corpus)} documents to fit the budget."))
+        if cell.kind == "search" and job.metric == "ip" and not job.model.normalized:
+            text = "The vectors have different lengths and metric=ip ranks by length as well as by direction; metric=cosine does not."
+            found.append(("lengths_count", text))
         if self._other_work is not None and self._other_work > NOTABLE:
             share = max(10, round(self._other_work * 10) * 10)
             text = f"Other processes used about {share} % of this machine's processors meanwhile: timings are slower and vary more."
@@ -350,20 +364,6 @@ def _preload(plan: Plan) -> list[str]:
     groups = {"embed": ("model",), "search": ("model", "store", "index")}
     nodes = [cell.job.nodes[group] for cell in plan.missing for group in groups[cell.kind]]
     return fingerprint.packages_imported_by({str(node["_target_"]).rpartition(".")[0] for node in nodes} | {"harness.search_cell"})
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """Return the variables under which a measuring process starts: threads fixed, no network, no chatter."""
-    count = str(threads)
-    return {
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
-        "RAYON_NUM_THREADS": count,
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
 
 
 def _outcome(folder: Path) -> summary.Outcome:

@@ -23,16 +23,6 @@ from typing import Any
 
 import psutil
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "TORCH_NUM_THREADS",
-    "TOKENIZERS_PARALLELISM",
-    "RAYON_NUM_THREADS",
-)
-"""Environment variables that set a library's number of threads."""
-
 
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON-like value, independent of the order of its keys, as 64 hexadecimal digits."""
@@ -40,8 +30,10 @@ def digest(value: Any) -> str:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Return how many cores this process may use: those it may run on, or as many as its container's time amounts to."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota, _, period = (_cgroup("cpu.max") or "max").partition(" ")
+    return allowed if quota == "max" else max(1, min(allowed, round(int(quota) / int(period))))
 
 
 @cache
@@ -56,7 +48,6 @@ def machine() -> Mapping[str, Any]:
         "architecture": platform.machine(),
         "python": platform.python_version(),
         "limits": {"cpu": _cgroup("cpu.max"), "memory": _cgroup("memory.max")},
-        "thread_variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
     }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import DataError
 from harness.fingerprint import digest
+from harness.interfaces import STAGES
 from harness.records import Measured, Record, current, read_all
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ FIGURES = (
 """What is measured, in the order of the columns; each has ``_lo``, ``_hi`` and ``_n`` beside it."""
 
 LAST = (
-    "unit", "caveats", "caveat_texts", "reasons", "data_fingerprint", "weights_fingerprint", "source", "machine", "started_at",
-    "duration_s", "schema_version",
+    "bottleneck", "unit", "caveats", "caveat_texts", "reasons", "data_fingerprint", "weights_fingerprint", "source", "machine",
+    "started_at", "duration_s", "schema_version",
 )  # fmt: skip
-"""What explains the rest: ``unit`` is what `units_per_s` counts;
+"""What explains the rest: ``bottleneck`` is the stage that takes most of a batch, ``unit`` is what `units_per_s` counts;
 ``caveat_texts`` and ``reasons`` are JSON objects, words by code or by metric."""
 
 COUNTS = ("batch_size", "corpus", "queries", "dim", "k", "concurrency", "schema_version")
@@ -97,6 +98,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         "index": record.labels.get("index"),
         "metric": record.settings.get("metric"),
         "build_params": _compact(record.labels.get("build_params")),
+        "bottleneck": bottleneck(record.metrics),
         "unit": record.metrics["units_per_s"].unit.removesuffix("/s") if "units_per_s" in record.metrics else None,
         "caveats": "; ".join(dict.fromkeys(code for code, _ in record.caveats)) or None,
         "caveat_texts": _compact(_joined(record.caveats)) if record.caveats else None,
@@ -124,6 +126,12 @@ def _machine(environment: Mapping[str, Any]) -> str | None:
     if not isinstance(parts, Mapping):
         return None
     return digest({name: value for name, value in parts.items() if name not in ("device", "device_name")})[:12]
+
+
+def bottleneck(metrics: Mapping[str, Measured]) -> str | None:
+    """Return the stage that takes the largest part of a batch's time; None where no stage was measured."""
+    measured = {stage: metrics[f"{stage}_s"].value or 0.0 for stage in STAGES if f"{stage}_s" in metrics}
+    return max(measured, key=lambda stage: measured[stage]) if any(measured.values()) else None
 
 
 def _joined(caveats: Iterable[tuple[str, str]]) -> dict[str, str]:

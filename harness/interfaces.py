@@ -25,6 +25,9 @@ Dtype = Literal["fp32", "fp16", "bf16"]
 Role = Literal["document", "query"]
 WeightsKind = Literal["pretrained", "local", "random"]
 
+STAGES = ("decode", "preprocess", "transfer", "forward", "finish")
+"""What a batch goes through from stored items to vectors, in order; each is timed by itself."""
+
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Item = Any

@@ -1,4 +1,4 @@
-"""How much memory a process and those it started have held at most."""
+"""How much memory a process has held at most."""
 
 from __future__ import annotations
 
@@ -10,5 +10,9 @@ _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def peak_rss_bytes() -> int:
-    """Return the largest resident set of this process so far, plus the largest of any child that has ended, in bytes."""
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * _UNIT
+    """Return the largest resident set of this process so far, in bytes.
+
+    What it starts is not added: a child that is about to execute another program counts as as large as its parent, so
+    libraries that merely ask ``ldconfig`` something would double the figure.
+    """
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT

@@ -41,6 +41,12 @@ class Planned:
     queries: int
 
     @property
+    def skip(self) -> Cell:
+        """The cell under which it is recorded that this job cannot be done, with a key of its own: the measurable cell keeps its key."""
+        cell = self.embed if self.job.device_missing else self.search
+        return replace(cell, key=digest([cell.key, self.job.device, list(self.job.unsupported)])[:20])
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         """The cells that can be measured: none where the store or the device cannot do what is asked."""
         return () if self.job.unsupported else (self.embed, self.search)
@@ -118,16 +124,10 @@ def make_plan(arguments: Sequence[str], *, multirun: bool, config_dirs: Sequence
     return _planned(jobs)
 
 
-def plan_job(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) -> Planned:
-    """Return one job with its cells, for a job that was not in the plan (another sweeper's or another process's)."""
-    with composing(config_dirs):
-        return _planned([compose_job(overrides, config_dirs=config_dirs)]).jobs[0]
-
-
 def _planned(jobs: Sequence[Job]) -> Plan:
     records = read_all(jobs[0].folder)
     speed = _speeds(records)
-    jobs, note = _within_budget(list(jobs), speed)
+    jobs, note = _within_budget(list(jobs))
     existing = set() if jobs[0].fresh else {record.key for record in newest(records) if record.status == "ok"}
     planned = []
     estimates: dict[str, float] = {}
@@ -144,9 +144,16 @@ def _planned(jobs: Sequence[Job]) -> Plan:
             continue
         data = open_data(folder)
         rows = len(data.corpus)
+        where = f"the {rows} documents of dataset={job.choices['dataset']}" + (
+            f" under budget={job.budget_s:g}s" if job.shrunk_from else ""
+        )
         wrong |= dict.fromkeys(job.index.violations(rows=rows, dim=job.model.dim, k=job.k))
-        if job.batch_size > rows:
-            wrong[f"batch_size must be ≤ the {rows} documents of dataset={job.choices['dataset']}, got {job.batch_size}"] = None
+        wrong |= {f"batch_size must be ≤ {where}, got {job.batch_size}": None} if job.batch_size > rows else {}
+        wrong |= {f"k must be ≤ {where}, got {max(job.k)}": None} if max(job.k) > rows else {}
+        refused = job.store.violations(index=job.index, metric=job.metric, dim=job.model.dim, rows=rows, k=job.k)
+        job = replace(job, unsupported=tuple(dict.fromkeys([*job.unsupported, *refused])))
+        if len(jobs) == 1:
+            wrong |= dict.fromkeys(refused)
         embed, search = cells_of(job, data, folder, located[node])
         planned.append(Planned(job, embed, search, rows, len(data.queries)))
         seconds = _seconds_per_item(job, speed)
@@ -195,8 +202,12 @@ def _search_seconds(job: Job, rows: int) -> float:
     return job.processes * (load + points * max(share, job.min_requests * 3e-3)) + load + 2.0
 
 
-def _within_budget(jobs: list[Job], speed: dict[tuple[str, str], float]) -> tuple[list[Job], str | None]:
-    """Shrink every corpus by one factor until the estimate fits ``budget=``; says what was done."""
+def _within_budget(jobs: list[Job]) -> tuple[list[Job], str | None]:
+    """Shrink every corpus by one factor until the estimate fits ``budget=``; says what was done.
+
+    By arithmetic alone, never by what has been measured meanwhile: the same command must come to the same corpus when it is started
+    again, or nothing of what it has measured could be used.
+    """
     budget = jobs[0].budget_s
     if budget is None:
         return jobs, None
@@ -206,8 +217,8 @@ def _within_budget(jobs: list[Job], speed: dict[tuple[str, str], float]) -> tupl
         vectors: dict[str, float] = {}
         cells: dict[str, float] = {}
         for job in jobs:
-            rows = _shrunk(_rows(job), factor)
-            item = _seconds_per_item(job, speed)
+            rows = _shrunk(job, factor)
+            item = _seconds_per_item(job, {})
             model = digest([dict(job.nodes["model"]), dict(job.nodes["dataset"]), job.dtype])
             vectors[model] = (rows + job.dataset.queries) * item
             cells[f"{model} {job.device} {job.batch_size}"] = _embed_seconds(job, item)
@@ -218,14 +229,14 @@ def _within_budget(jobs: list[Job], speed: dict[tuple[str, str], float]) -> tupl
         return jobs, None
     if total(0.0) > budget:
         raise SettingsError(
-            f"budget={budget:g}s cannot be met: with the smallest corpus ({_SMALLEST_CORPUS}) this takes about {total(0.0):.0f} s; "
+            f"budget={budget:g}s cannot be met: with a corpus of {_shrunk(jobs[0], 0.0)} documents this takes about {total(0.0):.0f} s; "
             "raise the budget, lower processes or min_duration_s, or sweep over less"
         )
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if total(middle) <= budget else (low, middle)
-    return [_with_corpus(job, _shrunk(_rows(job), low)) for job in jobs], f"budget={budget:g}s: every corpus cut to {low:.0%} of its size"
+    return [_with_corpus(job, _shrunk(job, low)) for job in jobs], f"budget={budget:g}s: every corpus cut to {low:.0%} of its size"
 
 
 def _rows(job: Job) -> int:
@@ -233,8 +244,10 @@ def _rows(job: Job) -> int:
     return job.dataset.corpus if job.dataset.corpus is not None else len(open_data(prepare(job.dataset, job.nodes["dataset"])).corpus)
 
 
-def _shrunk(rows: int, factor: float) -> int:
-    return min(rows, max(_SMALLEST_CORPUS, int(rows * factor)))
+def _shrunk(job: Job, factor: float) -> int:
+    """Return a part of a job's corpus, no smaller than what says something, holds a document for each query, and allows k and a batch."""
+    rows = _rows(job)
+    return min(rows, max(_SMALLEST_CORPUS, job.dataset.queries, job.batch_size, *job.k, int(rows * factor)))
 
 
 def _with_corpus(job: Job, rows: int) -> Job:

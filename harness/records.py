@@ -182,10 +182,10 @@ def write(record: Record, folder: Path) -> Path:
     return path
 
 
-def scan(folder: Path) -> tuple[list[Record], list[tuple[Path, str]]]:
-    """Return every record below ``folder/records``, oldest first, and the files that are none with the reason."""
+def scan(folder: Path, key: str | None = None) -> tuple[list[Record], list[tuple[Path, str]]]:
+    """Return every record (of one key) below ``folder/records``, oldest first, and the files that are none with the reason."""
     found, left_out = [], []
-    for path in sorted((folder / "records").glob("*.json")):
+    for path in sorted((folder / "records").glob("*.json" if key is None else f"{key}-*.json")):
         try:
             found.append(from_json(path.read_text(encoding="utf-8")))
         except (RecordError, UnicodeDecodeError, OSError) as error:
@@ -207,20 +207,15 @@ def current(records: Iterable[Record]) -> list[Record]:
     After a change of the program or of a library a cell has another key; its older record stays on disk and out of the report.
     """
     chosen: dict[str, Record] = {}
-    for record in sorted(newest(records), key=lambda record: (record.status == "ok", record.started_at)):
+    for record in sorted(newest(records), key=lambda record: record.started_at):
         about = [record.kind, record.labels, record.settings, record.data.get("fingerprint"), record.environment.get("fingerprint")]
         chosen[json.dumps(about, sort_keys=True, default=str)] = record
     return list(chosen.values())
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
-    """Return one record a key, the one to show: the newest ``ok`` one, or the newest of any status where none is ok."""
-    chosen: dict[str, Record] = {}
-    for record in records:
-        before = chosen.get(record.key)
-        if before is None or (record.status == "ok", record.started_at) >= (before.status == "ok", before.started_at):
-            chosen[record.key] = record
-    return list(chosen.values())
+    """Return the newest record of each key, whatever its status: a failure after a success is the state of things."""
+    return list({record.key: record for record in sorted(records, key=lambda record: record.started_at)}.values())
 
 
 def samples(record: Record, folder: Path) -> dict[str, np.ndarray[Any, Any]]:

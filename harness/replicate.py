@@ -103,7 +103,8 @@ class Replicate:
             event = self._receive(left)
             if event is None:
                 self._send({"kill": True})
-                self._receive_exit()
+                if not self._exit_received():
+                    self._process.kill()  # and with it the child; a server that cannot end its child is of no more use
                 raise CellError(
                     f"{task} did not end within timeout_s={timeout_s:g} and was killed; raise timeout_s or make the cell smaller"
                 )
@@ -150,11 +151,11 @@ class Replicate:
         event: dict[str, Any] = json.loads(line)
         return event
 
-    def _receive_exit(self) -> None:
-        while True:
-            event = self._receive(30)
-            if event is None or "exit" in event:
-                return
+    def _exit_received(self) -> bool:
+        while (event := self._receive(30)) is not None:
+            if "exit" in event:
+                return True
+        return False
 
     @property
     def pid(self) -> int:
@@ -271,8 +272,10 @@ def serve(preload: Sequence[str]) -> NoReturn:
     except BrokenPipeError:  # the parent is gone
         if child:
             _kill_group(child)
-    finally:
-        os._exit(0)
+    except BaseException:  # noqa: BLE001 - the last frame of this process; the parent reads what stands on standard error
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 def _lines(requests: int, wake: int) -> Iterator[bytes | None]:

@@ -113,6 +113,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     rng = np.random.default_rng([spec["seed"], spec["replicate"]])
     shuffle = random.Random(f"{spec['seed']} {spec['replicate']}")
     index: Index = build(spec["index"], key="index")
+    measured_store: Store = build(spec["store"], key="store")  # asked for its floor; the ones opened are built anew
     stores: list[Store] = []
 
     def opened(name: str, vectors: Vectors, index: Index) -> tuple[Store, _Loaded]:
@@ -120,51 +121,46 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         stores.append(store)
         return store, _load(store, folder / name, vectors, index, spec, lambda share: report(f"insert {name}", share, len(vectors)))
 
+    def build_floor(rows: int, k: int) -> Index:
+        return measured_store.floor_index(rows=rows, k=k)
+
     with _released(stores):
-        smallest_k = min(spec["k"])
+        deepest, rows = max(spec["k"]), len(corpus)
+        tiny_queries = np.ascontiguousarray(corpus[:_NEAR_EMPTY])
+        tiny, _ = opened("round trip", tiny_queries, build_floor(_NEAR_EMPTY, min(deepest, _NEAR_EMPTY)))
+        # The first search of a process imports what its client needs; that is no property of the index measured.
+        tiny.search(tiny_queries[:1], 1, build_floor(_NEAR_EMPTY, 1).search_params()[0])
+        small = rng.standard_normal((rows, _FLOOR_DIM)).astype(np.float32)
+        floor, _ = opened("floor", small, build_floor(rows, deepest))
         main, loaded = opened("index", corpus, index)
         index_bytes = main.index_bytes()
-        small = rng.standard_normal((len(corpus), _FLOOR_DIM)).astype(np.float32)
-        floor_index = main.floor_index(rows=len(corpus), k=smallest_k)
-        floor, _ = opened("floor", small, floor_index)
-        tiny_index = main.floor_index(rows=_NEAR_EMPTY, k=min(smallest_k, _NEAR_EMPTY))
-        tiny, _ = opened("round trip", np.ascontiguousarray(corpus[:_NEAR_EMPTY]), tiny_index)
 
-        first_query_s, _ = seconds_of(lambda: main.search(queries[:1], smallest_k, index.search_params()[0]))
+        first_query_s, _ = seconds_of(lambda: main.search(queries[:1], min(spec["k"]), index.search_params()[0]))
         small_queries = rng.standard_normal((min(len(queries), 256), _FLOOR_DIM)).astype(np.float32)
-        points = [
-            _Point("point", k, params, main, queries, _shuffled(len(queries), shuffle))
-            for k in spec["k"]
-            for params in index.search_params()
-        ]
-        points += [
-            _Point("floor", smallest_k, floor_index.search_params()[0], floor, small_queries, _shuffled(len(small_queries), shuffle)),
-            _Point(
-                "round_trip", min(smallest_k, _NEAR_EMPTY), tiny_index.search_params()[0], tiny, queries, _shuffled(len(queries), shuffle)
-            ),
-        ]
+
+        def point(name: str, k: int, params: Mapping[str, int | float], store: Store, asked: Vectors) -> _Point:
+            return _Point(name, k, params, store, asked, _shuffled(len(asked), shuffle))
+
+        points = [point("point", k, params, main, queries) for k in spec["k"] for params in index.search_params()]
+        for k in spec["k"]:
+            points.append(point("floor", k, build_floor(rows, k).search_params()[0], floor, small_queries))
+            few = min(k, _NEAR_EMPTY)
+            points.append(point("round_trip", few, build_floor(_NEAR_EMPTY, few).search_params()[0], tiny, queries))
         held_out = np.ascontiguousarray(corpus[rng.integers(len(corpus), size=_WARM_UP)])
-        for point in points:
+        for one in points:
             for i in range(_WARM_UP):
-                vector = small_queries[i % len(small_queries)] if point.name == "floor" else held_out[i]
-                point.store.search(vector[None], point.k, point.params)
-        until = {
-            point.name: Until(
-                min_s=spec["share_s"],
-                min_count=max(spec["min_requests"], len(queries) if point.name == "point" else 0),
-                max_s=spec["max_s"] if point.name != "point" else float("inf"),  # every query must have been asked once
-            )
-            for point in points
-        }
-        while left := [point for point in points if not until[point.name].met(point.timed.wall_s, point.timed.count)]:
+                vector = small_queries[i % len(small_queries)] if one.name == "floor" else held_out[i]
+                one.store.search(vector[None], one.k, one.params)
+        until = Until(min_s=spec["share_s"], min_count=max(spec["min_requests"], len(queries)))  # every query at least once
+        while left := [one for one in points if not until.met(one.timed.wall_s, one.timed.count)]:
             shuffle.shuffle(left)
-            for point in left:
-                point.block()
-            wanted = sum(until[point.name].min_count for point in points)
-            report("search", sum(min(point.timed.count, until[point.name].min_count) for point in points) / wanted, wanted)
+            for one in left:
+                one.block()
+            wanted = until.min_count * len(points)
+            report("search", sum(min(one.timed.count, until.min_count) for one in points) / wanted, wanted)
         version = main.version()
 
-    measured = [point for point in points if point.name == "point"]
+    measured = [one for one in points if one.name == "point"]
     result = {
         "insert_s": loaded.insert_s,
         "build_s": loaded.build_s,
@@ -173,15 +169,16 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         "index_bytes": index_bytes,
         "first_query_s": first_query_s,
         "version": version,
-        "floor_index": floor_index.family,
+        "floor_index": build_floor(rows, deepest).family,
         "points": [
-            {"k": point.k, "search_params": dict(point.params), "wall_s": point.timed.wall_s, "count": point.timed.count}
-            for point in measured
+            {"k": one.k, "search_params": dict(one.params), "wall_s": one.timed.wall_s, "count": one.timed.count} for one in measured
         ],
     }
-    arrays: dict[str, Any] = {f"latency_s_{i}": point.timed.array() for i, point in enumerate(measured)}
-    arrays |= {f"ids_{i}": np.stack([point.answers[q] for q in range(len(queries))]) for i, point in enumerate(measured)}
-    arrays |= {f"{point.name}_s": point.timed.array() for point in points if point.name != "point"}
+    arrays: dict[str, Any] = {f"latency_s_{i}": one.timed.array() for i, one in enumerate(measured)}
+    arrays |= {f"ids_{i}": np.stack([one.answers[q] for q in range(len(queries))]) for i, one in enumerate(measured)}
+    for name in ("floor", "round_trip"):
+        of_each_k = (one for one in points if one.name == name)
+        arrays |= {f"{name}_s_{k}": one.timed.array() for k, one in zip(spec["k"], of_each_k, strict=True)}
     np.savez(folder / "samples.npz", **arrays)
     (folder / "result.json").write_text(json.dumps(result))
 

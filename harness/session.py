@@ -15,7 +15,7 @@ from rich.console import Console
 
 from harness.engine import Engine
 from harness.errors import HarnessError
-from harness.plan import Plan, Planned, make_plan, plan_job, write_manifest
+from harness.plan import Plan, Planned, make_plan, write_manifest
 from harness.progress import Progress, console, in_words
 from harness.records import Record, newest, now, read_all
 from harness.settings import CONF, search_path
@@ -44,14 +44,14 @@ def run_and_report(overrides: Sequence[str], *, multirun: bool, config_dirs: Seq
     made = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
     write_reports(plan.folder)
     stored = {record.key: record for record in newest(read_all(plan.folder))} | made
-    asked = dict.fromkeys([*(cell.key for cell in plan.cells), *(one.search.key for one in plan.skipped)])
+    asked = dict.fromkeys([*(cell.key for cell in plan.cells), *(one.skip.key for one in plan.skipped)])
     return to_frame(stored[key] for key in asked if key in stored)
 
 
 def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> dict[str, Record]:
     """Run every job of a plan through Hydra; returns the records that were made, by key."""
     write_manifest(plan, now())
-    if not plan.missing and all(one.search.key in plan.skips_on_record for one in plan.skipped):
+    if not plan.missing and all(one.skip.key in plan.skips_on_record for one in plan.skipped):
         return {}
     planned = {_sorted(one.job.overrides): one for one in plan.jobs}
     with Progress(plan.seconds, console())() as progress, Engine(plan, progress) as engine:
@@ -63,7 +63,9 @@ def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs
                 return
             wanted = list(HydraConfig.get().overrides.task)
             try:
-                engine.run(plan.jobs[0] if not multirun else planned.get(_sorted(wanted)) or plan_job(wanted, config_dirs=config_dirs))
+                engine.run(planned[_sorted(wanted)] if multirun else plan.jobs[0])
+            except KeyError:
+                stopped.append(HarnessError(f"Hydra ran a job that was not planned: {' '.join(wanted)}; use Hydra's own sweeper"))
             except HarnessError as error:
                 stopped.append(error)
 
@@ -89,21 +91,15 @@ def _through_hydra(job: object, overrides: Sequence[str], *, multirun: bool, con
 
 
 def _verdict(plan: Plan, records: dict[str, Record]) -> int:
-    """Say what failed and return the exit code."""
-    wanted = {cell.key for cell in plan.cells}
-    failed = [record for key, record in records.items() if key in wanted and record.status not in ("ok", "skipped")]
-    for record in failed:
-        print(f"{record.status}: {' '.join(str(value) for value in _name(record))}: {record.error}", file=sys.stderr)
+    """Say which of the cells asked for have no result and return the exit code."""
+    failed = [cell for cell in plan.missing if cell.key not in records or records[cell.key].status != "ok"]
+    for cell in failed:
+        record = records.get(cell.key)
+        status, reason = (record.status, record.error) if record else ("failed", "it was not measured")
+        print(f"{status}: {cell.title}: {reason}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(wanted)} cells have no result; the same command tries them again", file=sys.stderr)
+        print(f"{len(failed)} of {len(plan.cells)} cells have no result; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _name(record: Record) -> list[object]:
-    parts = [record.kind, record.labels.get("model")]
-    if record.kind == "search":
-        return [*parts, record.labels.get("store"), record.labels.get("index")]
-    return [*parts, f"batch_size={record.settings.get('batch_size')}"]
 
 
 def show_plan(plan: Plan, *, everything: bool) -> None:

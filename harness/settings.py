@@ -68,6 +68,8 @@ class Job:
     budget_s: float | None
     unsupported: tuple[str, ...] = ()
     """What the store or device cannot do of this job; in a sweep such a job is skipped, alone it is an error."""
+    device_missing: bool = False
+    """Whether it is the device that is not here, and not the store that cannot."""
     shrunk_from: int | None = None
     """The corpus size asked for, where a budget has made it smaller."""
 
@@ -212,11 +214,13 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
             built[group] = build(node, key=group)
         except SettingsError as error:
             wrong += error.violations
-    device = "cpu"
+    device = str(plain["device"])
+    device_missing = False
     try:
         device = devices.resolve(plain["device"])
     except UnsupportedError as error:
         unsupported += error.violations
+        device_missing = True
     except SettingsError as error:
         wrong += error.violations
     name = str(plain["name"])
@@ -256,7 +260,8 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
             if max(k) > rows:
                 wrong.append(f"k must be ≤ dataset.corpus={rows}, got {max(k)}")
             wrong += index.violations(rows=rows, dim=model.dim, k=k)
-            unsupported += store.violations(index=index, metric=values["metric"], dim=model.dim, rows=rows, k=k)
+        assumed = max(*k, 1_000) if rows is None else rows  # until the files have been counted
+        unsupported += store.violations(index=index, metric=values["metric"], dim=model.dim, rows=assumed, k=k)
     if wrong:
         raise SettingsError([*wrong, *unsupported])
     return Job(
@@ -272,6 +277,7 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
         min_requests=min_requests,
         budget_s=budget_s,
         unsupported=tuple(unsupported),
+        device_missing=device_missing,
         **values,
     )
 

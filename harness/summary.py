@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.embed_cell import STAGES
-from harness.interfaces import Data, Ids
+from harness.interfaces import STAGES, Data, Ids
 from harness.metrics import labels as label_metrics
 from harness.metrics.recall import recall_at_k, strict_recall_at_k
 from harness.metrics.similarity import Neighbours
@@ -84,12 +83,6 @@ def of_embed(outcomes: Sequence[Outcome], memory: Mapping[str, Any], *, device: 
     return Summary(metrics, (), tuple(dict.fromkeys(caveats)), samples, outcomes[0].result["info"])
 
 
-def bottleneck(metrics: Mapping[str, Measured]) -> str | None:
-    """Return the stage that takes the largest part of a batch's time."""
-    values = {stage: figure.value for stage in STAGES if (figure := metrics.get(f"{stage}_s")) is not None and figure.value is not None}
-    return max(values, key=lambda stage: values[stage]) if values else None
-
-
 def of_search(
     outcomes: Sequence[Outcome],
     memory: Mapping[str, Any],
@@ -130,12 +123,15 @@ def of_search(
         if all(sizes)
         else Measured(None, "bytes", "lower", reason="the store does not tell the size of its index"),
         "first_query_s": _measured(over_processes([outcome.result["first_query_s"] for outcome in outcomes]), "s", "lower"),
-        "round_trip_p50_s": _percentile([outcome.samples["round_trip_s"] for outcome in outcomes], 0.5),
-        "floor_p50_s": _percentile([outcome.samples["floor_s"] for outcome in outcomes], 0.5),
         "peak_rss_bytes": _single(memory["peak_rss_bytes"], "bytes", "the store runs in a process that cannot be seen from here"),
         **_quality(truth.ids, data, random_weights, suffix="_exact"),
     }
-    samples: dict[str, Any] = {f"{name}_{i}": o.samples[name] for i, o in enumerate(outcomes) for name in ("round_trip_s", "floor_s")}
+    samples: dict[str, Any] = {
+        f"{name}_{i}": values
+        for i, outcome in enumerate(outcomes)
+        for name, values in outcome.samples.items()
+        if name.startswith(("round_trip_s_", "floor_s_"))
+    }
     points = []
     for number, point in enumerate(outcomes[0].result["points"]):
         k = point["k"]
@@ -150,6 +146,8 @@ def of_search(
             "search_latency_p50_s": _percentile(latencies, 0.5),
             "search_latency_p95_s": _percentile(latencies, 0.95),
             "search_latency_p99_s": _percentile(latencies, 0.99),
+            "round_trip_p50_s": _percentile([outcome.samples[f"round_trip_s_{k}"] for outcome in outcomes], 0.5),
+            "floor_p50_s": _percentile([outcome.samples[f"floor_s_{k}"] for outcome in outcomes], 0.5),
             "qps": _measured(over_processes(rates), "1/s", "higher"),
             **_quality(answers[0] if k >= LABEL_DEPTH else None, data, random_weights, others=answers[1:]),
         }

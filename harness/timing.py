@@ -20,15 +20,23 @@ Clock = Callable[[], int]
 
 @dataclass(frozen=True)
 class Until:
-    """When a loop has measured enough: both minima are met, or the maximum time is up."""
+    """When a loop has measured enough: both minima are met."""
 
     min_s: float
     min_count: int
-    max_s: float
 
     def met(self, elapsed_s: float, count: int) -> bool:
         """Say whether to stop after `count` calls that took `elapsed_s` seconds together."""
-        return (elapsed_s >= self.min_s and count >= self.min_count) or elapsed_s >= self.max_s
+        return elapsed_s >= self.min_s and count >= self.min_count
+
+
+def affordable(counts: Sequence[int], seconds_each: float, *, within_s: float) -> int:
+    """Return the largest of some counts of samples that fits into a time, the smallest where none does.
+
+    How many samples a loop takes is settled before it starts, by what one costs: a slow model gets a median where a fast one gets
+    a p99, and no loop stops in the middle of what it set out to do.
+    """
+    return max((count for count in counts if count * seconds_each <= within_s), default=min(counts))
 
 
 @dataclass

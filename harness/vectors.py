@@ -33,7 +33,10 @@ def make_vectors(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     data = open_data(Path(spec["data"]))
     model, info = load(spec)
     items = [decode(data.modality, item) for item in data.corpus[:8]]
+    asked = [decode(data.modality, item) for item in data.queries[:8]]
     caveats = audit(model, info, items, asked=spec["dtype"])
+    if len(asked) > 1:
+        caveats += [caveat for caveat in audit(model, info, asked, asked=spec["dtype"], role="query") if caveat not in caveats]
     total = len(data.corpus) + len(data.queries)
     truncated = _write(model, data, "document", folder / "corpus.npy", lambda done: report("vectors", done / total, total))
     _write(model, data, "query", folder / "queries.npy", lambda done: report("vectors", (len(data.corpus) + done) / total, total))

@@ -32,7 +32,6 @@ def embed_spec(data, *, target="tests.plugins.probes.WatchedModel", settings=Non
         "batch_size": 4,
         "data": str(data),
         "embed_items": 16,
-        "min_batches": 4,
         **QUICKLY,
         **more,
     }

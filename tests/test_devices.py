@@ -97,6 +97,6 @@ def test_waiting_for_an_accelerator_asks_torch(monkeypatch):
     import torch
 
     waited = []
-    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: waited.append(True))
-    devices.synchronize("cuda:0")
-    assert waited == [True]
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    devices.synchronize("cuda:1")
+    assert waited == [torch.device("cuda:1")], "the device that computes, not the one torch takes by itself"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 import time
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_texts_of_like_length_share_a_batch_and_pictures_stay_in_the_sample_s_or
 # ------------------------------------------------------------------------------------- preparing ahead
 
 
-def test_batches_prepared_ahead_come_in_order_and_never_more_than_two_ahead():
+def test_batches_prepared_ahead_come_in_order_over_and_again_and_never_more_than_two_ahead():
     class Slow(WatchedModel):
         started = 0
 
@@ -74,14 +75,24 @@ def test_batches_prepared_ahead_come_in_order_and_never_more_than_two_ahead():
             type(self).started += 1
             return super().prepare(items, role=role)
 
-    model, data = Slow(), texts(20)
-    stored = [[data.corpus[i], data.corpus[i + 1]] for i in range(0, 20, 2)]
+    model, data = Slow(), texts(10)
+    stored = [[data.corpus[i], data.corpus[i + 1]] for i in range(0, 10, 2)]
     EVENTS.clear()
-    for number, prepared in enumerate(embed_cell._prepared_ahead(model, data, stored)):
-        time.sleep(0.005)  # long enough for a thread that is not held back to run away
-        assert Slow.started <= number + 1 + 2
-        assert len(prepared.inputs[0]) == len(stored[number][0].split())
-    assert [event[1] for event in EVENTS] == [tuple(items) for items in stored]
+    with embed_cell._prepared_ahead(model, data, stored) as stream:
+        for number in range(12):
+            prepared = next(stream)
+            time.sleep(0.005)  # long enough for a thread that is not held back to run away
+            assert Slow.started <= number + 1 + 2
+            assert len(prepared.inputs[0]) == len(stored[number % 5][0].split())
+    assert [event[1] for event in EVENTS][:12] == [tuple(stored[number % 5]) for number in range(12)]
+
+
+def test_a_pipeline_that_is_left_leaves_no_thread_behind():
+    before = set(threading.enumerate())
+    with embed_cell._prepared_ahead(WatchedModel(prepare_s=0.01), texts(4), [["a"], ["b"]]) as stream:
+        next(stream)
+        assert set(threading.enumerate()) - before
+    assert set(threading.enumerate()) == before
 
 
 def test_a_batch_that_cannot_be_prepared_ends_the_pass():
@@ -89,13 +100,11 @@ def test_a_batch_that_cannot_be_prepared_ends_the_pass():
         def prepare(self, items, *, role="document"):
             raise OSError("cannot be read")
 
-    with pytest.raises(OSError, match="cannot be read"):
-        embed_cell._pipelined(Broken(), texts(4), [["a"], ["b"]])
-
-
-def test_the_pipeline_embeds_every_item_once():
-    data = texts(10)
-    assert embed_cell._pipelined(WatchedModel(), data, [list(data.corpus[:4]), list(data.corpus[4:8]), list(data.corpus[8:])]) == 10
+    with (
+        embed_cell._prepared_ahead(Broken(), texts(4), [["a"], ["b"]]) as stream,
+        pytest.raises(OSError, match="cannot be read"),
+    ):
+        embed_cell._embed_next(Broken(), stream)
 
 
 # ------------------------------------------------------------------------------------------- a replicate

@@ -94,7 +94,7 @@ def test_every_query_is_asked_even_when_there_are_more_than_the_minimum(tmp_path
 def test_k_larger_than_the_near_empty_collection_is_no_obstacle(vectors, tmp_path):
     found = cells.measured("search", cells.search_spec(vectors, k=[50]), tmp_path / "cell")
     assert found.samples["ids_0"].shape == (16, 50)
-    assert {event[3] for event in of("round trip", "search")} == {10}
+    assert {event[3] for event in of("round trip", "search")} == {1, 10}  # the very first search is for the imports
 
 
 def test_progress_rises_to_one(vectors, tmp_path):

@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from harness import summary
+from harness.frame import bottleneck
 from harness.interfaces import Data
 from harness.metrics.similarity import Neighbours
-from harness.summary import Outcome, bottleneck, of_embed, of_search
+from harness.summary import Outcome, of_embed, of_search
 
 STAGES = {"decode": 0.001, "preprocess": 0.004, "transfer": 1e-7, "forward": 0.02, "finish": 0.002}
 MEMORY = {"peak_rss_bytes": 5e8, "device_peak_bytes": None}
@@ -61,7 +62,7 @@ def searched(ids, *, factor=1.0, k=2, index_bytes=64, samples=20, count=40, wall
         "floor_index": "FLAT",
         "points": [{"k": k, "search_params": {"ef": 8}, "wall_s": wall_s * factor, "count": count}],
     }
-    latencies = {name: factor * np.linspace(0.001, 0.003, samples) for name in ("latency_s_0", "floor_s", "round_trip_s")}
+    latencies = {name: factor * np.linspace(0.001, 0.003, samples) for name in ("latency_s_0", f"floor_s_{k}", f"round_trip_s_{k}")}
     return Outcome(result, {**latencies, "ids_0": np.array(ids, dtype=np.int64)})
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.timing import Timed, Until, seconds_of
+from harness.timing import Timed, Until, affordable, seconds_of
 
 
 class FakeClock:
@@ -63,14 +63,15 @@ def test_wall_time_counts_what_the_loop_spends_beside_the_calls():
 
 
 def test_measuring_goes_on_until_both_minima_are_met():
-    until = Until(min_s=2.0, min_count=10, max_s=60.0)
+    until = Until(min_s=2.0, min_count=10)
     assert not until.met(1.9, 100)
-    assert not until.met(30.0, 9)
+    assert not until.met(3600.0, 9)
     assert until.met(2.0, 10)
 
 
-def test_measuring_ends_at_the_maximum_whatever_the_count():
-    assert Until(min_s=2.0, min_count=10, max_s=60.0).met(60.0, 1)
+@pytest.mark.parametrize(("seconds_each", "count"), [(0.001, 670), (0.02, 130), (0.1, 64), (0.5, 11), (100.0, 11)])
+def test_as_many_samples_are_taken_as_fit_and_never_fewer_than_the_smallest_count(seconds_each, count):
+    assert affordable((670, 130, 64, 11), seconds_each, within_s=8.0) == count
 
 
 def test_seconds_of_returns_the_time_and_the_answer():
