@@ -117,7 +117,6 @@ def test_rule_03_measuring_goes_on_until_both_the_time_and_the_count_are_reached
     slow = cells.embed_spec(data, settings={"slow_s": 0.005}, share_s=0.01, min_requests=40)
     found = cells.measured("embed", slow, tmp_path / "slow").samples  # the time is up long before the count
     assert len(found["query_s"]) >= 40
-    assert len(found["forward_s"]) >= 11
     assert len(found["batch_s"]) >= 11
     found = cells.measured("embed", cells.embed_spec(data, share_s=0.2), tmp_path / "quick").samples  # and the other way round
     assert found["query_s"].sum() > 0.15
@@ -504,7 +503,7 @@ def test_rule_12_what_every_request_costs_is_in_the_floor_and_in_the_round_trip(
     assert found.points[0].metrics["round_trip_p50_s"].value >= 0.002
     assert found.points[0].metrics["floor_p50_s"].value >= 0.002
     for point in found.points:
-        assert point.metrics["search_latency_p50_s"].value - found.metrics["floor_p50_s"].value < 0.002
+        assert point.metrics["search_latency_p50_s"].value - point.metrics["floor_p50_s"].value < 0.002
 
 
 # ------------------------------------------------------------ 13: memory in its own pass (the engine's part: test_engine)
