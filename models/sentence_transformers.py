@@ -8,10 +8,11 @@ cut is counted. Pooling and normalisation are the model's own modules and run on
 from __future__ import annotations
 
 import dataclasses
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from harness.errors import SettingsError
@@ -100,10 +101,15 @@ class SentenceTransformersModel:
         return "tokens"
 
     def locate(self) -> Weights:
-        """Decide where the weights come from, see `models.weights.locate`."""
-        return weights_.locate(
+        """Decide where the weights come from, see `models.weights.locate`; with random ones the tokenizer is part of what is used."""
+        found = weights_.locate(
             self.source, revision=self.revision, package=self.package, path=self.path, choice=self.weights, seed=self.seed
         )
+        if found.kind != "random":
+            return found
+        files = weights_.tokenizer_folder(self.source, revision=self.revision, package=self.package, path=self.path)
+        tokenizer = weights_.tokenizer_fingerprint(files) if files is not None else f"trained on Python {platform.python_version()}"
+        return replace(found, fingerprint=f"{found.fingerprint}, tokenizer {tokenizer}")
 
     def fetch(self, weights: Weights) -> Weights:
         """Download what is not here yet, see `models.weights.fetch`."""

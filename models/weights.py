@@ -169,6 +169,12 @@ def tokenizer_folder(source: str, *, revision: str | None = None, package: str |
     return next((folder for folder in candidates if (folder / "tokenizer.json").is_file() or (folder / "vocab.txt").is_file()), None)
 
 
+def tokenizer_fingerprint(folder: Path) -> str:
+    """Return the SHA-256 over the tokenizer files in a folder, hexadecimal: another tokenizer makes other work of the same text."""
+    files = [folder / name for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json")]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+
+
 def _random(source: str, seed: int, note: str) -> Weights:
     return Weights("random", source, None, None, f"random, seed {seed}", note=note)
 

