@@ -10,7 +10,7 @@ from harness.summary import Outcome
 from tests.plugins.parts import HashedWords, Sentences
 from tests.plugins.probes import EVENTS
 
-QUICKLY = {"share_s": 0.02, "max_s": 2.0, "min_requests": 20, "seed": 0, "replicate": 0}
+QUICKLY = {"share_s": 0.02, "max_s": 0.4, "min_requests": 20, "seed": 0, "replicate": 0}
 
 
 def lay_out(folder, *, corpus=64, queries=16):

@@ -9,7 +9,7 @@ import pytest
 from harness import cells, fingerprint
 from harness.errors import SettingsError
 from harness.plan import make_plan, write_manifest
-from harness.records import Record, now, write
+from harness.records import Measured, Record, now, write
 from tests.conftest import PLUGINS, QUICK
 
 
@@ -161,3 +161,24 @@ def test_the_manifest_lists_the_keys_of_every_job(plan):
 def test_jobs_of_one_sweep_share_one_name(plan):
     with pytest.raises(SettingsError, match="name and results must be the same"):
         plan("name=a,b", multirun=True)
+
+
+def test_a_budget_comes_to_the_same_corpus_whatever_has_been_measured(plan):
+    slow = ["dataset.corpus=5000", "dataset.queries=50", "budget=34s"]
+    first = plan(*slow)
+    speed = {"pipeline_per_s": Measured(1e-3, "items/s", "higher")}
+    write(replace(an_ok_record(first.cells[0]), labels={"model": "hashed_words", "device": "cpu"}, metrics=speed), first.folder)
+    assert plan(*slow).jobs[0].job.dataset.corpus == first.jobs[0].job.dataset.corpus < 5000
+
+
+def test_a_budget_leaves_a_document_for_each_query(plan):
+    tight = plan("dataset.corpus=5000", "dataset.queries=300", "model.slow_s=0", "budget=33s")
+    assert tight.jobs[0].job.dataset.corpus >= 300
+
+
+def test_what_computes_the_figures_is_part_of_the_key(plan):
+    embed, search = plan().cells
+    assert {"harness.statistics", "harness.summary"} <= set(embed.parts["source"])
+    figures = {"harness.metrics.recall", "harness.metrics.labels", "harness.groundtruth", "harness.statistics", "harness.summary"}
+    assert figures <= set(search.parts["source"])
+    assert {"ir-measures", "scipy"} <= set(search.parts["versions"])

@@ -506,6 +506,23 @@ def test_rule_12_what_every_request_costs_is_in_the_floor_and_in_the_round_trip(
         assert point.metrics["search_latency_p50_s"].value - point.metrics["floor_p50_s"].value < 0.002
 
 
+def test_rule_12_every_k_has_a_floor_and_a_round_trip_of_its_own(vectors, tmp_path, monkeypatch):
+    """Returning twenty times as many rows costs more whatever the index; a floor at another k would blame the index for it."""
+    from tests.plugins.probes import WatchedStore
+
+    original = WatchedStore.search
+
+    def dearer(self, queries, k, params):
+        time.sleep(k * 1e-4)
+        return original(self, queries, k, params)
+
+    monkeypatch.setattr(WatchedStore, "search", dearer)
+    small, large = searched([cells.measured("search", cells.search_spec(vectors, k=[2, 40]), tmp_path / "cell")], vectors).points
+    assert large.metrics["floor_p50_s"].value >= 0.004
+    assert small.metrics["floor_p50_s"].value < large.metrics["floor_p50_s"].value - 0.002
+    assert large.metrics["round_trip_p50_s"].value < large.metrics["floor_p50_s"].value, "a near-empty collection has ten rows to return"
+
+
 # ------------------------------------------------------------ 13: memory in its own pass (the engine's part: test_engine)
 
 
@@ -606,7 +623,7 @@ def test_rule_15_a_store_slowed_down_by_a_fifth_is_found(vectors, tmp_path):
 def test_rule_15_a_model_slowed_down_by_a_fifth_is_found(data, tmp_path):
     def measure(slower, name):
         settings = {"slow_s": 0.012 if slower else 0.010}
-        spec = cells.embed_spec(data, settings=settings, min_requests=1, embed_items=8)
+        spec = cells.embed_spec(data, settings=settings, min_requests=1, embed_items=8, share_s=0.1, max_s=0.1)
         outcome = cells.measured("embed", spec, tmp_path / name)
         found = summary.of_embed([outcome], MEMORY, device="cpu", unit="tokens").metrics
         return {figure: found[figure].value for figure in ("throughput_per_s", "forward_s")}

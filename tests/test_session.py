@@ -294,3 +294,47 @@ def test_run_from_python_returns_the_cells_asked_for(tmp_path, shared_cache):
     )
     assert done.returncode == 0, done.stderr
     assert "['embed', 'search', 'search', 'search', 'search', 'search'] ['flat', 'hnsw']" in done.stdout
+
+
+def test_a_device_that_is_not_here_is_skipped_and_keeps_no_other_cell_from_being_measured(harness, tmp_path):
+    done = harness("-m", *QUICK, "device=cuda:7,cpu")
+    assert done.returncode == 0, done.stderr
+    statuses = sorted((record["kind"], record["status"]) for record in records(tmp_path / "results/default"))
+    assert statuses == [("embed", "ok"), ("embed", "skipped"), ("search", "ok")]
+    again = harness(*QUICK, "device=cpu")
+    assert "2 measured already, 0 to measure" in again.stderr
+
+
+def test_a_bug_in_a_plug_in_becomes_a_record_and_the_sweep_goes_on(harness, tmp_path):
+    done = harness("-m", *QUICK, "store.trouble=float_ids,''")
+    assert done.returncode == 1
+    found = {
+        record["settings"]["store"]["trouble"]: record for record in records(tmp_path / "results/default") if record["kind"] == "search"
+    }
+    assert found["float_ids"]["status"] == "failed"
+    assert found[""]["status"] == "ok"
+    assert (tmp_path / "results/default/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["report"], "DIR"),
+        (["report", "nowhere"], "holds no record"),
+        (["plan", "--nonsense"], "--nonsense"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_a_command_used_wrongly_is_exit_code_2_without_a_traceback(harness, arguments, words):
+    done = harness(*arguments, plugins=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cache_that_cannot_be_made_is_a_plain_error(harness, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = harness(*QUICK, env={"HARNESS_CACHE": str(tmp_path / "file" / "cache")})
+    assert done.returncode == 2
+    assert "HARNESS_CACHE" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -136,7 +136,7 @@ class NullStore:
             while time.perf_counter() < end:
                 pass
         if self._answer is None or self._answer.shape[1] != k:
-            self._answer = np.arange(k, dtype=np.int64)[None]
+            self._answer = np.arange(k, dtype=np.float64 if self.trouble == "float_ids" else np.int64)[None]
         return self._answer
 
     def index_bytes(self):
