@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
-        return 1
+        return 141
 
 
 def _command(arguments: list[str]) -> int:

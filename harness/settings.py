@@ -150,6 +150,12 @@ def _plainly(error: Exception, overrides: Sequence[str]) -> str:
             return (
                 f"{key} is not a setting of dataset=auto, which has corpus, queries, seed; choose a dataset too, as in dataset=docstrings"
             )
+        group, _, name = key.partition(".")
+        having = [
+            option for option in options(group) if name and f"\n{name}:" in (CONF / group / f"{option}.yaml").read_text(encoding="utf-8")
+        ]
+        if having:
+            return f"{key} is not a setting of the {group} chosen; these have it: {', '.join(f'{group}={option}' for option in having)}"
         given = next((o for o in overrides if o.lstrip("+~").startswith(f"{key}=")), key)
         return (
             f"{key} is not a setting (in {given!r}); `python -m harness --cfg job` shows them all; +{key}=… adds one that a plug-in takes"

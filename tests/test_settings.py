@@ -79,6 +79,7 @@ def test_settings_of_the_automatic_dataset_reach_the_one_chosen():
         ("index=annoy", "index=annoy is not an option; it has flat"),
         ("batchsize=3", "batchsize is not a setting"),
         ("index.efc=3", "index.efc is not a setting"),
+        ("index.nprobe=[4]", "index.nprobe is not a setting of the index chosen; these have it: index=ivf_flat"),
         ("+index.efc=3", "index.efc is not a setting of stores.index.HNSW; it has M, ef_construction, ef"),
         ("model.weights=best", "model.weights"),
         ("model=", "model= is not an option; it has minilm"),

@@ -106,11 +106,11 @@ class Docstrings:
         If a value is out of range; all of them are listed.
     """
 
-    corpus: int = 2000
+    corpus: int = 1500
     queries: int = 300
     seed: int = 0
     min_words: int = 20
-    max_words: int | None = 100
+    max_words: int | None = 64
     packages: Sequence[str] | None = None
 
     def __post_init__(self) -> None:

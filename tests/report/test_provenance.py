@@ -49,8 +49,8 @@ def test_what_one_index_is_like_inside_its_store_is_no_difference_but_the_engine
     assert differing("2") == ["engine: milvus_lite version"]
 
 
-def test_the_load_of_the_moment_is_no_difference():
-    assert environment([embed(), embed("e02", environment=dict(examples.ENVIRONMENT, load=3.9))]).differing == ()
+def test_the_work_of_others_at_the_moment_is_no_difference():
+    assert environment([embed(), embed("e02", environment=dict(examples.ENVIRONMENT, other_work=0.9))]).differing == ()
 
 
 def test_the_machine_is_named_in_a_few_words():
