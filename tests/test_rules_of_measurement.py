@@ -102,7 +102,8 @@ def test_rule_02_random_vectors_keep_speed_and_recall_and_have_no_quality(vector
 
 def test_rule_03_every_shape_is_warmed_up_before_the_first_measured_pass(data, tmp_path):
     marks = []
-    cells.measured("embed", cells.embed_spec(data), tmp_path / "cell", report=lambda name, *_: marks.append((name, len(EVENTS))))
+    spec = cells.embed_spec(data)
+    found = cells.measured("embed", spec, tmp_path / "cell", report=lambda name, *_: marks.append((name, len(EVENTS))))
     audited = dict(marks)["audit"] + 2 * (1 + 8)  # prepare and forward, of the batch and of each item alone
     batches = list(embed_cell.sample(open_data(data), items=16, batch_size=4, seed=0))
     expected = [tuple(open_data(data).corpus[i] for i in batch) for batch in batches]
@@ -111,6 +112,9 @@ def test_rule_03_every_shape_is_warmed_up_before_the_first_measured_pass(data, t
     warm_up = EVENTS[audited + len(batches) : audited + 2 * len(batches)]
     assert [event[0] for event in warm_up] == ["forward"] * len(batches)
     assert len({event[1] for event in warm_up}) == len(batches)
+    passes = len(found.samples["forward_s"]) // len(batches)
+    for event in warm_up:  # each of these batches went through the model once more than it was measured
+        assert EVENTS.count(event) == passes + 1
 
 
 def test_rule_03_measuring_goes_on_until_both_the_time_and_the_count_are_reached(data, vectors, tmp_path):
