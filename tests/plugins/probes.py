@@ -18,6 +18,8 @@ from stores.index import FLAT
 from tests.plugins.parts import HashedWords, NullStore
 
 EVENTS: list[tuple] = []
+_SEEN: list[object] = []
+"""Batches that forward passes were given, kept so that no two of them ever have the same `id`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class WatchedModel(HashedWords):
     def forward(self, prepared):
         if self.first_s and not any(event[0] == "forward" for event in EVENTS):
             time.sleep(self.first_s)
+        _SEEN.append(prepared)
         EVENTS.append(("forward", id(prepared)))
         out = super().forward(prepared)
         return out + 0.1 * out.sum(axis=0) if self.leaks else out
