@@ -88,7 +88,7 @@ def _embed(model: Model, items: Sequence[Item], role: Role) -> Vectors:
     if prepared.count != len(items):
         raise AuditError(f"prepare() was given {len(items)} items and says that it prepared {prepared.count}")
     if not prepared.units > 0:
-        raise AuditError(f"prepare() must count the batch in {model.unit}, got {prepared.units}")
+        raise AuditError(f"prepare() must count the batch in its modality's own unit, got {prepared.units}")
     vectors: Any = model.finish(model.forward(model.transfer(prepared)))
     if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
         kind = f"an array of {vectors.dtype}" if isinstance(vectors, np.ndarray) else type(vectors).__name__

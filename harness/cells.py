@@ -70,7 +70,14 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
     figures = "harness.summary"  # how recall, quality and intervals are computed decides about numbers as much as what runs in the cell
     hardware = {**machine(), "device": job.device, "device_name": available().get(job.device), "threads": job.threads}
     model_settings = {name: value for name, value in model_node.items() if name != "gflop_per_item"}  # which only estimates use
-    made_from = {"model": model_settings, "dtype": job.dtype, "weights": weights.fingerprint, "data": data.fingerprint}
+    made_from = {
+        "model": model_settings,
+        "dtype": job.dtype,
+        "attention": job.attention,
+        "compile": job.compile,
+        "weights": weights.fingerprint,
+        "data": data.fingerprint,
+    }
     recipe = digest(
         {
             **made_from,
@@ -78,7 +85,7 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
             "versions": versions_used_by([model_module, "harness.vectors"]),
         }
     )[:32]
-    labels = {"model": job.choices["model"], "dataset": job.choices["dataset"], "device": job.device, "modality": data.modality}
+    labels = {"model": job.choices["model"], "dataset": job.choices["dataset"], "device": job.device, "modality": _modality(data)}
 
     embed_settings = {**protocol, **made_from, "device": job.device, "batch_size": job.batch_size, "embed_items": job.embed_items}
     embed_parts = {
@@ -123,6 +130,11 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
     return cell("embed", embed_parts, embed_settings, labels), cell("search", search_parts, search_settings, search_labels)
 
 
+def _modality(data: Data) -> str:
+    """Return what is searched by what, as a person reads it: ``image``, or ``text → image`` across modalities."""
+    return data.modality if data.query_modality == data.modality else f"{data.query_modality} → {data.modality}"
+
+
 def environment(threads: int) -> dict[str, str]:
     """Return the variables under which measuring processes start: threads fixed, no network, no chatter."""
     count = str(threads)
@@ -145,6 +157,8 @@ def embed_spec(cell: Cell) -> dict[str, Any]:
         "weights": asdict(cell.weights),
         "device": job.device,
         "dtype": job.dtype,
+        "attention": job.attention,
+        "compile": job.compile,
         "batch_size": job.batch_size,
         "data": str(cell.data_folder),
         "embed_items": job.embed_items,

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import cache
 from harness.fingerprint import digest, source_of, versions_used_by
-from harness.interfaces import Caveat, Data, Dataset
+from harness.interfaces import Caveat, Data, Dataset, Modality
 
 
 def prepare(dataset: Dataset, node: Mapping[str, Any]) -> Path:
@@ -30,12 +30,16 @@ def prepare(dataset: Dataset, node: Mapping[str, Any]) -> Path:
 
     def make(folder: Path) -> None:
         data = dataset.materialise(folder)
-        inside = f"{folder}/" if data.modality != "text" else ""
+
+        def inside(items: Sequence[str], modality: Modality) -> list[str]:
+            return list(items) if modality == "text" else [item.removeprefix(f"{folder}/") for item in items]
+
         body = {
             "modality": data.modality,
+            "query_modality": data.query_modality,
             "name": data.name,
-            "corpus": [item.removeprefix(inside) for item in data.corpus],
-            "queries": [item.removeprefix(inside) for item in data.queries],
+            "corpus": inside(data.corpus, data.modality),
+            "queries": inside(data.queries, data.query_modality),
             "qrels": None if data.qrels is None else [[q, d, grade] for q, found in data.qrels.items() for d, grade in found.items()],
             "fingerprint": data.fingerprint,
             "caveats": [[caveat.code, caveat.text] for caveat in data.caveats],
@@ -50,8 +54,8 @@ def open_data(folder: Path) -> Data:
     """Return the dataset that `prepare` laid out in a folder."""
     body = json.loads((folder / "data.json").read_text(encoding="utf-8"))
 
-    def stored(items: list[str]) -> list[str]:
-        return items if body["modality"] == "text" else [str(folder / item) for item in items]  # an absolute path stays as it is
+    def stored(items: list[str], modality: Modality) -> list[str]:
+        return items if modality == "text" else [str(folder / item) for item in items]  # an absolute path stays as it is
 
     qrels: dict[int, dict[int, int]] | None = None
     if body["qrels"] is not None:
@@ -61,12 +65,13 @@ def open_data(folder: Path) -> Data:
     return Data(
         modality=body["modality"],
         name=body["name"],
-        corpus=stored(body["corpus"]),
-        queries=stored(body["queries"]),
+        corpus=stored(body["corpus"], body["modality"]),
+        queries=stored(body["queries"], body["query_modality"]),
         qrels=qrels,
         fingerprint=body["fingerprint"],
         caveats=tuple(Caveat(code, text) for code, text in body["caveats"]),
         labels=body["labels"],
+        asked_in=None if body["query_modality"] == body["modality"] else body["query_modality"],
     )
 
 

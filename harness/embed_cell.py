@@ -59,7 +59,9 @@ def sample(data: Data, *, items: int, batch_size: int, seed: int) -> Batches:
 def load(spec: Mapping[str, Any]) -> tuple[Model, ModelInfo]:
     """Build and load the model that a cell's specification names."""
     model: Model = build(spec["model"], key="model")
-    return model, model.load(Weights(**spec["weights"]), device=spec["device"], dtype=spec["dtype"])
+    return model, model.load(
+        Weights(**spec["weights"]), device=spec["device"], dtype=spec["dtype"], attention=spec["attention"], compiled=spec["compile"]
+    )
 
 
 def embed(model: Model, items: Sequence[Item], *, role: Any = "document") -> Vectors:
@@ -77,7 +79,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     device = spec["device"]
     stored = [[data.corpus[i] for i in batch] for batch in batches]
     first_batch_s, _ = seconds_of(lambda: embed(model, [decode(data.modality, item) for item in stored[0]]))
-    first_query_s, _ = seconds_of(lambda: embed(model, [decode(data.modality, data.queries[0])], role="query"))
+    first_query_s, _ = seconds_of(lambda: embed(model, [decode(data.query_modality, data.queries[0])], role="query"))
     report("audit", 0.0)
     distinct = list(dict.fromkeys(item for batch in stored for item in batch))
     audited = distinct[:: max(1, len(distinct) // _AUDITED)][:_AUDITED]  # long and short ones: padding shows between them
@@ -208,7 +210,7 @@ def _queries(model: Model, data: Data, spec: Mapping[str, Any], order: random.Ra
     order.shuffle(numbers)
 
     def one(i: int) -> Vectors:
-        return embed(model, [decode(data.modality, data.queries[i])], role="query")
+        return embed(model, [decode(data.query_modality, data.queries[i])], role="query")
 
     warm = Timed()  # single queries have shapes of their own
     warm.block(one, numbers[:8])
@@ -229,7 +231,7 @@ def measure_memory(spec: Mapping[str, Any], folder: Path, report: Report) -> Non
     model, _ = load(spec)
     for batch in batches:
         embed(model, [decode(data.modality, data.corpus[i]) for i in batch])
-    embed(model, [decode(data.modality, data.queries[0])], role="query")
+    embed(model, [decode(data.query_modality, data.queries[0])], role="query")
     synchronize(spec["device"])
     device_peak = None
     if spec["device"].startswith("cuda"):

@@ -28,7 +28,7 @@ from harness.cells import TRUTH_K, Cell, embed_spec, environment, search_spec
 from harness.data import open_data
 from harness.disturbance import NOTABLE, OtherWork
 from harness.errors import CellError, HarnessError
-from harness.interfaces import Data, Weights
+from harness.interfaces import UNITS, Data, Weights
 from harness.plan import Plan, Planned
 from harness.progress import Progress
 from harness.records import Record, newest, now, scan, write
@@ -136,7 +136,7 @@ class Engine:
         spec = self._fetch(cell)
         memory = self._alone("harness.embed_cell:measure_memory", spec, cell)
         outcomes = self._replicate("harness.embed_cell:measure", spec, cell)
-        return summary.of_embed(outcomes, memory, device=cell.job.device, unit=cell.job.model.unit)
+        return summary.of_embed(outcomes, memory, device=cell.job.device, unit=UNITS[cell.job.dataset.modality])
 
     def _search(self, cell: Cell) -> summary.Summary:
         vectors = self._vectors(cell)

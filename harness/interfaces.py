@@ -19,19 +19,65 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-Modality = Literal["text", "image"]
+Modality = Literal["text", "image", "audio", "video"]
 Metric = Literal["cosine", "ip", "l2"]
 Dtype = Literal["fp32", "fp16", "bf16"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
+VectorType = Literal["fp32", "fp16", "bf16", "int8", "binary"]
 Role = Literal["document", "query"]
 WeightsKind = Literal["pretrained", "local", "random"]
 
 STAGES = ("decode", "preprocess", "transfer", "forward", "finish")
 """What a batch goes through from stored items to vectors, in order; each is timed by itself."""
 
+UNITS: Mapping[Modality, str] = {"text": "tokens", "image": "images", "audio": "audio seconds", "video": "frames"}
+"""Each modality's own unit, in which throughput is given besides items."""
+
+PARTS = 1000
+"""A row belongs to one of so many parts; a filter lets the first few of them through, see `part_of`."""
+
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Item = Any
-"""A decoded item: ``str`` for text, ``PIL.Image.Image`` in mode RGB for an image."""
+"""A decoded item: ``str`` for text, ``PIL.Image.Image`` in mode RGB for an image, `Sound` for audio, `Clip` for video."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Decoded audio in one channel."""
+
+    samples: Vectors
+    """Shape (n,), in [-1, 1]."""
+    rate: int
+    """Samples a second, as recorded; a model resamples to its own."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return len(self.samples) / self.rate
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A decoded video."""
+
+    frames: NDArray[np.uint8]
+    """Shape (frames, height, width, 3), RGB."""
+    frames_per_s: float
+    sound: Sound | None = None
+
+
+def modalities(declared: str) -> tuple[Modality, ...]:
+    """Return what a model embeds into one space, from what it declares: ``image+text`` is ``("image", "text")``, documents first."""
+    return tuple(declared.split("+"))  # type: ignore[arg-type]
+
+
+def part_of(ids: Ids) -> Ids:
+    """Return the part, 0 … PARTS - 1, that each row belongs to: spread evenly and independent of the rows' order and content.
+
+    The multiplier is 2**32 divided by the golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+    """
+    return (ids * 2654435761 % 2**32) * PARTS // 2**32
 
 
 @dataclass(frozen=True)
@@ -75,6 +121,8 @@ class ModelInfo:
     unexpected_keys: tuple[str, ...] = ()
     dtype: str = "fp32"
     max_tokens: int | None = None
+    attention: str | None = None
+    """The attention implementation that the library settled on; None for a network without attention."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +134,7 @@ class Prepared:
     count: int
     """Number of items, n."""
     units: float
-    """The batch in the modality's own unit: real tokens (no padding) for text, images for images."""
+    """The batch in its modality's own unit (`UNITS`): real tokens without padding, images, seconds of sound, frames that the model sees."""
     truncated: int = 0
     """How many of the items were cut to the model's maximum length."""
 
@@ -98,10 +146,14 @@ class Model(Protocol):
     ``prepare`` is CPU work on decoded items (tokenise, resize, normalise); ``transfer`` moves the
     inputs to the device (returns them unchanged on a CPU); ``forward`` computes on the device and
     may return before the device has finished; ``finish`` brings the result back.
+
+    A model that embeds several modalities into one space tells by the items' type which of its
+    towers they go through; the items of one batch are of one modality.
     """
 
     @property
-    def modality(self) -> Modality: ...
+    def modality(self) -> str:
+        """What it embeds: ``text``, ``image`` …, or several joined by ``+``, what its documents are first: ``image+text``."""
 
     @property
     def dim(self) -> int:
@@ -110,10 +162,6 @@ class Model(Protocol):
     @property
     def normalized(self) -> bool:
         """Whether the vectors are meant to have unit norm."""
-
-    @property
-    def unit(self) -> str:
-        """The modality's own unit for throughput: ``tokens`` or ``images``."""
 
     @property
     def gflop_per_item(self) -> float:
@@ -129,8 +177,12 @@ class Model(Protocol):
         need no file (random ones) come back unchanged.
         """
 
-    def load(self, weights: Weights, *, device: str, dtype: Dtype) -> ModelInfo:
-        """Load onto `device` ("cpu", "cuda:0", "mps") in exactly `dtype`, in inference mode."""
+    def load(self, weights: Weights, *, device: str, dtype: Dtype, attention: Attention = "auto", compiled: bool = False) -> ModelInfo:
+        """Load onto `device` ("cpu", "cuda:0", "mps") in exactly `dtype`, in inference mode.
+
+        `attention` other than ``auto`` is used or refused, never replaced. With `compiled` the network goes
+        through ``torch.compile``, which works at the first forward pass of each shape.
+        """
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over the loaded weights, hexadecimal; called after `load`, outside any clock."""
@@ -159,7 +211,7 @@ class Data:
     modality: Modality
     name: str
     corpus: Sequence[str]
-    """Text: the text itself. Images: the path of an image file."""
+    """Text: the text itself. Anything else: the path of a file."""
     queries: Sequence[str]
     qrels: Mapping[int, Mapping[int, int]] | None
     fingerprint: str
@@ -167,6 +219,13 @@ class Data:
     caveats: tuple[Caveat, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
     """Facts about the data for a reader: where it came from, sizes, counts of what was left out."""
+    asked_in: Modality | None = None
+    """The modality of the queries where it is another one than the documents'."""
+
+    @property
+    def query_modality(self) -> Modality:
+        """The modality of the queries."""
+        return self.asked_in or self.modality
 
 
 @runtime_checkable
@@ -174,7 +233,12 @@ class Dataset(Protocol):
     """A source of items, queries and, where there are any, relevance labels."""
 
     @property
-    def modality(self) -> Modality: ...
+    def modality(self) -> Modality:
+        """What the documents are."""
+
+    @property
+    def query_modality(self) -> Modality:
+        """What the queries are; another modality than the documents' for search across them."""
 
     @property
     def corpus(self) -> int | None:
@@ -261,10 +325,28 @@ class Store(Protocol):
     def metrics(self) -> tuple[Metric, ...]: ...
 
     @property
+    def vector_types(self) -> tuple[VectorType, ...]:
+        """What a row's vector can be stored as."""
+
+    @property
+    def filters(self) -> bool:
+        """Whether a search can be restricted to the rows of some parts (`part_of`)."""
+
+    @property
     def largest_insert(self) -> int:
         """Most rows to hand to one `insert` call for 4-kB vectors."""
 
-    def violations(self, *, index: Index, metric: Metric, dim: int, rows: int, k: Sequence[int]) -> list[str]:
+    def violations(
+        self,
+        *,
+        index: Index,
+        metric: Metric,
+        dim: int,
+        rows: int,
+        k: Sequence[int],
+        vector_type: VectorType = "fp32",
+        filtered: bool = False,
+    ) -> list[str]:
         """What of this combination the store cannot do, one sentence each, naming what it has."""
 
     def open(self, folder: Path) -> None:
@@ -273,10 +355,24 @@ class Store(Protocol):
     def version(self) -> str:
         """The engine's own version, e.g. ``milvus-lite 3.2.2``."""
 
-    def create(self, collection: str, *, dim: int, metric: Metric, index: Index) -> None: ...
+    def create(
+        self,
+        collection: str,
+        *,
+        dim: int,
+        metric: Metric,
+        index: Index,
+        vector_type: VectorType = "fp32",
+        filtered: bool = False,
+    ) -> None:
+        """Create a collection whose rows store their vector as `vector_type` and, if `filtered`, their part."""
 
-    def insert(self, vectors: Vectors, first_id: int) -> None:
-        """Add rows with ids ``first_id … first_id + n - 1``."""
+    def insert(self, vectors: NDArray[Any], first_id: int) -> None:
+        """Add rows with ids ``first_id … first_id + n - 1``.
+
+        Vectors have shape (n, dim), float32; int8 for the vector type int8; for binary uint8 of shape (n, dim / 8), eight
+        dimensions packed into a byte, as NumPy's ``packbits`` does. For fp16 and bf16 the store converts. Queries come alike.
+        """
 
     def build(self) -> None:
         """Flush and build the index; returns when the engine has accepted or finished the build."""
@@ -290,10 +386,11 @@ class Store(Protocol):
             When that has not come by the deadline; says what was still pending.
         """
 
-    def search(self, queries: Vectors, k: int, params: Mapping[str, int | float]) -> Ids:
+    def search(self, queries: NDArray[Any], k: int, params: Mapping[str, int | float], *, below: int | None = None) -> Ids:
         """Return the ids of the nearest rows, shape (n_queries, k), best first, -1 where fewer were found.
 
-        Called inside the clock: no connecting, retrying or logging here.
+        With `below`, only rows whose part is smaller count. Called inside the clock, by several threads at once
+        where the load says so: no connecting, retrying or logging here.
         """
 
     def index_bytes(self) -> int | None:

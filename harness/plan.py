@@ -150,7 +150,9 @@ def _planned(jobs: Sequence[Job]) -> Plan:
         wrong |= dict.fromkeys(job.index.violations(rows=rows, dim=job.model.dim, k=job.k))
         wrong |= {f"batch_size must be ≤ {where}, got {job.batch_size}": None} if job.batch_size > rows else {}
         wrong |= {f"k must be ≤ {where}, got {max(job.k)}": None} if max(job.k) > rows else {}
-        refused = job.store.violations(index=job.index, metric=job.metric, dim=job.model.dim, rows=rows, k=job.k)
+        refused = job.store.violations(
+            index=job.index, metric=job.metric, dim=job.model.dim, rows=rows, k=job.k, vector_type="fp32", filtered=False
+        )
         job = replace(job, unsupported=tuple(dict.fromkeys([*job.unsupported, *refused])))
         if len(jobs) == 1:
             wrong |= dict.fromkeys(refused)

@@ -76,7 +76,7 @@ def _load(store: Store, folder: Path, vectors: Vectors, index: Index, spec: Mapp
     """Open a store and bring it to where it can be searched, timing each part."""
     folder.mkdir()
     store.open(folder)
-    store.create("harness_bench", dim=vectors.shape[1], metric=spec["metric"], index=index)
+    store.create("harness_bench", dim=vectors.shape[1], metric=spec["metric"], index=index, vector_type="fp32", filtered=False)
     step = max(1, int(store.largest_insert * min(1.0, 1024 / vectors.shape[1])))  # the limit is stated for 4-kB vectors
     insert_s = 0.0
     for first in range(0, len(vectors), step):

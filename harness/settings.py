@@ -27,7 +27,7 @@ from harness import devices
 from harness.build import build
 from harness.errors import SettingsError, UnsupportedError
 from harness.fingerprint import usable_cores
-from harness.interfaces import Dataset, Dtype, Index, Metric, Model, Store
+from harness.interfaces import Attention, Dataset, Dtype, Index, Metric, Model, Store, modalities
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE.parent / "conf" if (_HERE.parent / "conf" / "config.yaml").exists() else _HERE / "conf"
@@ -53,6 +53,8 @@ class Job:
     index: Index
     device: str
     dtype: Dtype
+    attention: Attention
+    compile: bool
     batch_size: int
     threads: int
     metric: Metric
@@ -235,6 +237,8 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
     k = get.integers("k", low=1)
     values = {
         "dtype": get.choice("dtype", get_args(Dtype)),
+        "attention": get.choice("attention", get_args(Attention)),
+        "compile": get.choice("compile", (True, False)),
         "metric": get.choice("metric", get_args(Metric)),
         "batch_size": get.integer("batch_size", low=1),
         "threads": usable_cores() if plain["threads"] is None else get.integer("threads", low=1),
@@ -252,10 +256,11 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
     budget_s = None if plain["budget"] is None else _duration(plain["budget"], wrong)
     if len(built) == 4 and not wrong:
         model, dataset, store, index = built["model"], built["dataset"], built["store"], built["index"]
-        if dataset.modality != model.modality:
+        held = dict.fromkeys((dataset.modality, dataset.query_modality))
+        if not set(held) <= set(modalities(model.modality)):
             wrong.append(
-                f"dataset={choices['dataset']} holds {dataset.modality}, but model={choices['model']} embeds {model.modality}; "
-                f"choose a dataset of {model.modality} or dataset=auto"
+                f"dataset={choices['dataset']} holds {' and '.join(held)}, but model={choices['model']} embeds {model.modality}; "
+                f"choose a dataset of {' or '.join(modalities(model.modality))}, or dataset=auto"
             )
         rows = dataset.corpus
         if rows is not None:
@@ -267,7 +272,9 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
                 wrong.append(f"k must be ≤ dataset.corpus={rows}, got {max(k)}")
             wrong += index.violations(rows=rows, dim=model.dim, k=k)
         assumed = max(*k, 1_000) if rows is None else rows  # until the files have been counted
-        unsupported += store.violations(index=index, metric=values["metric"], dim=model.dim, rows=assumed, k=k)
+        unsupported += store.violations(
+            index=index, metric=values["metric"], dim=model.dim, rows=assumed, k=k, vector_type="fp32", filtered=False
+        )
     if wrong:
         raise SettingsError([*wrong, *unsupported])
     return Job(

@@ -33,7 +33,7 @@ def make_vectors(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     data = open_data(Path(spec["data"]))
     model, info = load(spec)
     items = [decode(data.modality, item) for item in data.corpus[:8]]
-    asked = [decode(data.modality, item) for item in data.queries[:8]]
+    asked = [decode(data.query_modality, item) for item in data.queries[:8]]
     caveats = audit(model, info, items, asked=spec["dtype"])
     if len(asked) > 1:
         caveats += [caveat for caveat in audit(model, info, asked, asked=spec["dtype"], role="query") if caveat not in caveats]
@@ -51,12 +51,12 @@ def make_vectors(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
 
 def _write(model: Model, data: Data, role: Any, path: Path, progress: Any) -> int:
     """Embed all items of one role into a memory-mapped file in the items' own order; returns how many were truncated."""
-    items = data.corpus if role == "document" else data.queries
+    items, modality = (data.corpus, data.modality) if role == "document" else (data.queries, data.query_modality)
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(items), model.dim))
-    side = data if role == "document" else Data(**{**_fields(data), "corpus": data.queries})
+    side = data if role == "document" else Data(**{**_fields(data), "corpus": data.queries, "modality": modality})
     done = truncated = 0
     for numbers in Batches.of(side, range(len(items)), CANONICAL_BATCH):
-        prepared = model.prepare([decode(data.modality, items[i]) for i in numbers], role=role)
+        prepared = model.prepare([decode(modality, items[i]) for i in numbers], role=role)
         out[numbers] = model.finish(model.forward(model.transfer(prepared)))
         truncated += prepared.truncated
         done += len(numbers)

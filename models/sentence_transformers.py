@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from harness.errors import SettingsError
-from harness.interfaces import Dtype, Item, ModelInfo, Prepared, Role, Vectors, Weights
+from harness.interfaces import Attention, Dtype, Item, ModelInfo, Prepared, Role, Vectors, Weights
 from models import parameters, rules
 from models import weights as weights_
 from models.loading import loading
@@ -95,11 +95,6 @@ class SentenceTransformersModel:
         object.__setattr__(self, "architecture", rules.plain(self.architecture))
         object.__setattr__(self, "ignored_keys", tuple(self.ignored_keys))
 
-    @property
-    def unit(self) -> str:
-        """Throughput is also given in real tokens, padding not counted."""
-        return "tokens"
-
     def locate(self) -> Weights:
         """Decide where the weights come from, see `models.weights.locate`; with random ones the tokenizer is part of what is used."""
         found = weights_.locate(
@@ -115,7 +110,7 @@ class SentenceTransformersModel:
         """Download what is not here yet, see `models.weights.fetch`."""
         return weights_.fetch(weights, revision=self.revision)
 
-    def load(self, weights: Weights, *, device: str, dtype: Dtype) -> ModelInfo:
+    def load(self, weights: Weights, *, device: str, dtype: Dtype, attention: Attention = "auto", compiled: bool = False) -> ModelInfo:
         """Load in exactly `dtype` and move the model to `device`.
 
         Raises

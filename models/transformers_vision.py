@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.errors import SettingsError
-from harness.interfaces import Dtype, Item, ModelInfo, Prepared, Role, Vectors, Weights
+from harness.interfaces import Attention, Dtype, Item, ModelInfo, Prepared, Role, Vectors, Weights
 from models import parameters, rules
 from models import weights as weights_
 from models.loading import loading
@@ -77,11 +77,6 @@ class TransformersVisionModel:
         """Vectors have unit norm exactly if `normalize` makes them so."""
         return self.normalize
 
-    @property
-    def unit(self) -> str:
-        """An image is an image whatever its size: the processor brings all to one."""
-        return "images"
-
     def locate(self) -> Weights:
         """Decide where the weights come from, see `models.weights.locate`."""
         return weights_.locate(
@@ -92,7 +87,7 @@ class TransformersVisionModel:
         """Download what is not here yet, see `models.weights.fetch`."""
         return weights_.fetch(weights, revision=self.revision)
 
-    def load(self, weights: Weights, *, device: str, dtype: Dtype) -> ModelInfo:
+    def load(self, weights: Weights, *, device: str, dtype: Dtype, attention: Attention = "auto", compiled: bool = False) -> ModelInfo:
         """Load in exactly `dtype` and move the model to `device`.
 
         Raises

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import StoreError
-from harness.interfaces import Ids, Index, Metric, Ready, Vectors
+from harness.interfaces import Ids, Index, Metric, Ready, Vectors, VectorType
 from stores.index import FLAT
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
 
@@ -60,13 +60,33 @@ class Exact:
         return METRICS
 
     @property
+    def vector_types(self) -> tuple[VectorType, ...]:
+        """Only what models make."""
+        return ("fp32",)
+
+    @property
+    def filters(self) -> bool:
+        """No."""
+        return False
+
+    @property
     def largest_insert(self) -> int:
         """A batch is only copied; 256 MiB of 4-kB vectors."""
         return 65_536
 
-    def violations(self, *, index: Index, metric: Metric, dim: int, rows: int, k: Sequence[int]) -> list[str]:  # noqa: ARG002
+    def violations(
+        self,
+        *,
+        index: Index,
+        metric: Metric,
+        dim: int,
+        rows: int,  # noqa: ARG002
+        k: Sequence[int],
+        vector_type: VectorType = "fp32",
+        filtered: bool = False,
+    ) -> list[str]:
         """What of this combination exact search cannot do."""
-        return unsupported(self.name, index=index, metric=metric, dim=dim, k=k, families=self.families, metrics=self.metrics)
+        return unsupported(self, index=index, metric=metric, dim=dim, k=k, vector_type=vector_type, filtered=filtered)
 
     def open(self, folder: Path) -> None:
         """Nothing to connect to, nothing to write."""
@@ -75,9 +95,18 @@ class Exact:
         """NumPy's version: it does the work."""
         return f"numpy {np.__version__}"
 
-    def create(self, collection: str, *, dim: int, metric: Metric, index: Index) -> None:  # noqa: ARG002
+    def create(
+        self,
+        collection: str,  # noqa: ARG002
+        *,
+        dim: int,
+        metric: Metric,
+        index: Index,
+        vector_type: VectorType = "fp32",
+        filtered: bool = False,
+    ) -> None:
         """Begin with no rows."""
-        refused = unsupported(self.name, index=index, metric=metric, dim=dim, k=(), families=self.families, metrics=self.metrics)
+        refused = unsupported(self, index=index, metric=metric, dim=dim, k=(), vector_type=vector_type, filtered=filtered)
         if refused:
             raise StoreError("; ".join(refused))
         self._dim, self._metric, self._batches, self._rows = dim, metric, {}, None
@@ -127,7 +156,7 @@ class Exact:
             raise StoreError(f"store={self.name} holds {held or 0} built rows, not {rows}")
         return Ready(rows=rows, segments=1, index_state="Finished")
 
-    def search(self, queries: Vectors, k: int, params: Mapping[str, int | float]) -> Ids:  # noqa: ARG002
+    def search(self, queries: Vectors, k: int, params: Mapping[str, int | float], *, below: int | None = None) -> Ids:  # noqa: ARG002
         """Ids of the k nearest rows of each query, exact, ties by lower id.
 
         Parameters

@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import StoreError
-from harness.interfaces import Ids, Index, Metric, Ready, Vectors
+from harness.interfaces import Ids, Index, Metric, Ready, Vectors, VectorType
 from stores.index import HNSW
 from stores.milvus_params import METRIC_TYPES, milvus_params
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
@@ -98,13 +98,33 @@ class MilvusLite:
         return METRICS
 
     @property
+    def vector_types(self) -> tuple[VectorType, ...]:
+        """Only what models make."""
+        return ("fp32",)
+
+    @property
+    def filters(self) -> bool:
+        """No."""
+        return False
+
+    @property
     def largest_insert(self) -> int:
         """1,000 rows: the fastest of 200, 1,000 and 5,000, and 4 MB of the 256 MiB that a request may have."""
         return 1_000
 
-    def violations(self, *, index: Index, metric: Metric, dim: int, rows: int, k: Sequence[int]) -> list[str]:  # noqa: ARG002
+    def violations(
+        self,
+        *,
+        index: Index,
+        metric: Metric,
+        dim: int,
+        rows: int,  # noqa: ARG002
+        k: Sequence[int],
+        vector_type: VectorType = "fp32",
+        filtered: bool = False,
+    ) -> list[str]:
         """What of this combination Lite cannot do."""
-        found = unsupported(self.name, index=index, metric=metric, dim=dim, k=k, families=self.families, metrics=self.metrics)
+        found = unsupported(self, index=index, metric=metric, dim=dim, k=k, vector_type=vector_type, filtered=filtered)
         quantiser = index.build_params().get("sq_type", "SQ8")
         if quantiser != "SQ8":
             found.append(f"store={self.name} has no index.sq_type {quantiser}; it has SQ8")
@@ -135,7 +155,16 @@ class MilvusLite:
         """The engine's version."""
         return f"milvus-lite {version('milvus-lite')}"
 
-    def create(self, collection: str, *, dim: int, metric: Metric, index: Index) -> None:
+    def create(
+        self,
+        collection: str,
+        *,
+        dim: int,
+        metric: Metric,
+        index: Index,
+        vector_type: VectorType = "fp32",
+        filtered: bool = False,
+    ) -> None:
         """Create a collection with an int64 primary key, the row's number, and one vector; the index follows in `build`.
 
         Raises
@@ -143,7 +172,7 @@ class MilvusLite:
         harness.errors.StoreError
             When Lite cannot do this, or has a collection of that name.
         """
-        refused = self.violations(index=index, metric=metric, dim=dim, rows=0, k=())
+        refused = self.violations(index=index, metric=metric, dim=dim, rows=0, k=(), vector_type=vector_type, filtered=filtered)
         if not re.fullmatch(r"[A-Za-z_]\w{0,254}", collection, re.ASCII):
             refused.append(f"store={self.name}: a collection's name is letters, digits and underscores, got {collection!r}")
         if refused:
@@ -256,7 +285,7 @@ class MilvusLite:
                 found.append(f"a segment of {segment.num_rows} rows has no {self._index.family} yet")
         return found
 
-    def search(self, queries: Vectors, k: int, params: Mapping[str, int | float]) -> Ids:
+    def search(self, queries: Vectors, k: int, params: Mapping[str, int | float], *, below: int | None = None) -> Ids:  # noqa: ARG002
         """Ids of the nearest rows, in one request, without retries.
 
         FLAT with L2 asks in several requests when the engine would otherwise need more than 256 MiB. Taking the

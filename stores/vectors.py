@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.errors import StoreError
-from harness.interfaces import Index, Metric, Vectors
+from harness.interfaces import Index, Metric, Store, Vectors, VectorType
 
 METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
 
@@ -63,7 +63,7 @@ def check_shape(store: str, vectors: Vectors, *, dim: int) -> None:
 
 
 def unsupported(
-    store: str, *, index: Index, metric: Metric, dim: int, k: Sequence[int], families: tuple[str, ...], metrics: tuple[Metric, ...]
+    store: Store, *, index: Index, metric: Metric, dim: int, k: Sequence[int], vector_type: VectorType, filtered: bool
 ) -> list[str]:
     """What a store has not got of a combination, naming what it has.
 
@@ -73,11 +73,15 @@ def unsupported(
         One sentence each; empty if the store has it all.
     """
     found = []
-    if index.family not in families:
-        found.append(f"store={store} has no index {index.family}; it has {', '.join(families)}")
-    if metric not in metrics:
-        found.append(f"store={store} has no metric {metric}; it has {', '.join(metrics)}")
+    if index.family not in store.families:
+        found.append(f"store={store.name} has no index {index.family}; it has {', '.join(store.families)}")
+    if metric not in store.metrics:
+        found.append(f"store={store.name} has no metric {metric}; it has {', '.join(store.metrics)}")
+    if vector_type not in store.vector_types:
+        found.append(f"store={store.name} has no vector_type {vector_type}; it has {', '.join(store.vector_types)}")
+    if filtered and not store.filters:
+        found.append(f"store={store.name} has no search with a filter; take it out of the workload or choose another store")
     if dim < 1:
-        found.append(f"store={store}: dim must be >= 1, got {dim}")
-    found += [f"store={store}: k must be >= 1, got {each}" for each in k if each < 1]
+        found.append(f"store={store.name}: dim must be >= 1, got {dim}")
+    found += [f"store={store.name}: k must be >= 1, got {each}" for each in k if each < 1]
     return found

@@ -43,7 +43,6 @@ class HashModel:
     collapse: float = 0.0
     """Weight of a vector that all items share."""
     modality: str = "text"
-    unit: str = "tokens"
     gflop_per_item: float = 1.0
     seen: list = field(default_factory=list)
 
@@ -119,8 +118,8 @@ def test_what_loading_found_is_judged(info, said):
         (HashModel(scale=1.001), "claims unit norm"),
         (HashModel(normalized=False), "claims that its vectors are not normalised"),
         (HashModel(count_wrong=1), "says that it prepared 6"),
-        (HashModel(units=0.0), "in tokens"),
-        (HashModel(units=float("nan")), "in tokens"),
+        (HashModel(units=0.0), "in its modality"),
+        (HashModel(units=float("nan")), "in its modality"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

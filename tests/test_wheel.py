@@ -39,7 +39,7 @@ class Telling(my_parts.HashedWords):
         self._tell("located")
         return super().locate()
 
-    def load(self, weights, *, device, dtype):
+    def load(self, weights, *, device, dtype, attention, compiled):
         self._tell("loaded")
         return super().load(weights, device=device, dtype=dtype)
 '''

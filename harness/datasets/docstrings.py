@@ -142,6 +142,10 @@ class Docstrings:
     def modality(self) -> Literal["text"]:
         return "text"
 
+    @property
+    def query_modality(self) -> Literal["text"]:
+        return "text"
+
     def identity(self) -> dict[str, str]:
         """Versions of the distributions that hold the packages, of all installed ones if none are named, and of Python."""
         named = None if self.packages is None else {name for package in self.packages for name in _distributions().get(package, ())}

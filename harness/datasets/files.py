@@ -95,6 +95,11 @@ class Files:
             raise SettingsError(wrong)
 
     @property
+    def query_modality(self) -> Modality:
+        """Some of the files are the queries."""
+        return self.modality
+
+    @property
     def _root(self) -> Path:
         return Path(self.path).expanduser().resolve()
 

@@ -61,6 +61,10 @@ class Scenes:
     def modality(self) -> Literal["image"]:
         return "image"
 
+    @property
+    def query_modality(self) -> Literal["image"]:
+        return "image"
+
     def identity(self) -> None:
         """Nothing besides settings, code and the versions of the libraries decides about the pictures."""
 

@@ -83,7 +83,7 @@ def direct(folder):
 
 def test_it_is_a_model_in_the_sense_of_the_protocol():
     assert isinstance(tiny(), Model)
-    assert (tiny().modality, tiny().unit, tiny().normalized) == ("text", "tokens", True)
+    assert (tiny().modality, tiny().normalized) == ("text", True)
 
 
 # ------------------------------------------------------------------------------- the real weights

@@ -71,7 +71,7 @@ def mine(folder, **settings):
 
 def test_it_is_a_model_in_the_sense_of_the_protocol():
     assert isinstance(tiny(), Model)
-    assert (tiny().modality, tiny().unit, tiny().normalized, tiny(normalize=True).normalized) == ("image", "images", False, True)
+    assert (tiny().modality, tiny().normalized, tiny(normalize=True).normalized) == ("image", False, True)
 
 
 @pytest.mark.parametrize("n", [1, 3])

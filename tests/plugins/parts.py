@@ -26,7 +26,6 @@ class HashedWords:
     trouble: str = ""
     slow_s: float = 0.0
     normalized: ClassVar[bool] = True
-    unit: ClassVar[str] = "tokens"
     gflop_per_item: ClassVar[float] = 1e-4
 
     def locate(self):
@@ -36,7 +35,7 @@ class HashedWords:
     def fetch(self, weights):
         return weights
 
-    def load(self, weights, *, device, dtype):
+    def load(self, weights, *, device, dtype, attention="auto", compiled=False):
         if self.trouble == "load":
             raise RuntimeError("the weights file is broken")
         if self.trouble == "memory":
@@ -82,6 +81,7 @@ class Sentences:
     queries: int = 20
     seed: int = 0
     modality: ClassVar[str] = "text"
+    query_modality: ClassVar[str] = "text"
 
     def identity(self):
         return None
@@ -105,8 +105,10 @@ class NullStore:
     families: ClassVar[tuple[str, ...]] = ("FLAT", "HNSW", "IVF_FLAT")
     metrics: ClassVar[tuple[str, ...]] = ("cosine", "ip", "l2")
     largest_insert: ClassVar[int] = 10_000
+    vector_types: ClassVar[tuple[str, ...]] = ("fp32",)
+    filters: ClassVar[bool] = False
 
-    def violations(self, *, index, metric, dim, rows, k):
+    def violations(self, *, index, metric, dim, rows, k, vector_type, filtered):
         return [] if index.family in self.families else [f"store=nothing has no index {index.family}; it has {', '.join(self.families)}"]
 
     def open(self, folder: Path):
@@ -115,7 +117,7 @@ class NullStore:
     def version(self):
         return "null 1"
 
-    def create(self, collection, *, dim, metric, index):
+    def create(self, collection, *, dim, metric, index, vector_type, filtered):
         self._answer = None
 
     def insert(self, vectors, first_id):
@@ -130,7 +132,7 @@ class NullStore:
     def wait_ready(self, *, rows, deadline_s):
         return Ready(rows=self._rows, segments=1, index_state="Finished")
 
-    def search(self, queries, k, params):
+    def search(self, queries, k, params, *, below=None):
         if self.delay_s:
             end = time.perf_counter() + self.delay_s
             while time.perf_counter() < end:

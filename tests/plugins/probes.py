@@ -47,14 +47,14 @@ class WatchedModel(HashedWords):
         self._note("fetch")
         return weights
 
-    def load(self, weights, *, device, dtype):
+    def load(self, weights, *, device, dtype, attention="auto", compiled=False):
         self._note("load", {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE")})
         if self.trouble == "kills_server":
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(600)
         if self.hog_bytes:
             np.ones(self.hog_bytes, dtype=np.uint8)
-        return super().load(weights, device=device, dtype=dtype)
+        return super().load(weights, device=device, dtype=dtype, attention=attention, compiled=compiled)
 
     def prepare(self, items, *, role="document"):
         EVENTS.append(("prepare", tuple(items), role))
@@ -91,7 +91,7 @@ class WatchedStore(NullStore):
         self._parts = []
         EVENTS.append((self._where, "open"))
 
-    def create(self, collection, *, dim, metric, index):
+    def create(self, collection, *, dim, metric, index, vector_type, filtered):
         EVENTS.append((self._where, "create", dim, index.family))
 
     def insert(self, vectors, first_id):
@@ -108,7 +108,7 @@ class WatchedStore(NullStore):
             raise StoreError(f"not ready after {deadline_s:g} s: 7 rows pending")
         return Ready(rows=len(self._rows), segments=1, index_state="Finished")
 
-    def search(self, queries, k, params):
+    def search(self, queries, k, params, *, below=None):
         EVENTS.append((self._where, "search", queries.tobytes(), k, dict(params)))
         if self.fails_at and sum(event[1] == "search" for event in EVENTS) == self.fails_at:
             raise StoreError("the store has gone")
