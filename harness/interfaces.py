@@ -25,7 +25,7 @@ Dtype = Literal["fp32", "fp16", "bf16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 VectorType = Literal["fp32", "fp16", "bf16", "int8", "binary"]
 Role = Literal["document", "query"]
-WeightsKind = Literal["pretrained", "local", "random"]
+WeightsKind = Literal["pretrained", "local", "random", "served"]
 
 STAGES = ("decode", "preprocess", "transfer", "forward", "finish")
 """What a batch goes through from stored items to vectors, in order; each is timed by itself."""
@@ -99,9 +99,9 @@ class Weights:
 
     kind: WeightsKind
     source: str
-    """Hub id, package or folder: what a reader would look for."""
+    """Hub id, package or folder: what a reader would look for; for served ones the endpoint's address, without credentials, and the model."""
     path: str | None
-    """Local folder to load from; None for random weights and for those still to be downloaded."""
+    """Local folder to load from; None for random and served weights and for those still to be downloaded."""
     revision: str | None
     """Hub commit, package version or None."""
     fingerprint: str
@@ -195,6 +195,26 @@ class Model(Protocol):
 
     def finish(self, outputs: Any) -> Vectors:
         """Return vectors of shape (n, dim), float32, in the order of the items."""
+
+
+@runtime_checkable
+class Served(Protocol):
+    """What a model that computes behind an endpoint offers besides `Model`: what went by that is not the endpoint's work.
+
+    Its `forward` sends a request and waits for the answer, and where the endpoint asks to slow down or fails for the moment
+    it sends the request again. That is no part of how fast the endpoint embeds, so whoever times calls reads the counters
+    before and after, outside the clock, and takes the growth of ``waited_s`` off the time of the calls between.
+    """
+
+    def counters(self) -> Mapping[str, float]:
+        """Return running totals since `Model.load`, which never go down; quick, and asks nothing of the endpoint.
+
+        ``requests``: answers that were used, so that ``requests`` over the corrected time is requests a second.
+        ``retries``: attempts that came to nothing and were repeated, for whatever reason; ``rate_limited``: those among
+        them that the endpoint refused for coming too fast. ``waited_s``: seconds that those attempts took and the pauses
+        after them, wall-clock inside `forward`; with several threads the sum over them. ``billed_tokens``: tokens as the
+        endpoint counts them in its answers, 0 where it does not. What `Model.load` sent is not counted.
+        """
 
 
 # --------------------------------------------------------------------------------------- datasets
