@@ -17,7 +17,8 @@ def lay_out(folder, *, corpus=64, queries=16):
     """Write a dataset as the harness lays it out; returns its folder."""
     folder.mkdir()
     data = Sentences(corpus=corpus, queries=queries).materialise(folder)
-    body = {**asdict(data), "qrels": [[q, d, grade] for q, found in data.qrels.items() for d, grade in found.items()], "caveats": []}
+    qrels = [[q, d, grade] for q, found in data.qrels.items() for d, grade in found.items()]
+    body = {**asdict(data), "query_modality": data.query_modality, "qrels": qrels, "caveats": []}
     (folder / "data.json").write_text(json.dumps(body))
     return folder
 
@@ -29,6 +30,8 @@ def embed_spec(data, *, target="tests.plugins.probes.WatchedModel", settings=Non
         "weights": asdict(HashedWords().locate()),
         "device": "cpu",
         "dtype": "fp32",
+        "attention": "auto",
+        "compile": False,
         "batch_size": 4,
         "data": str(data),
         "embed_items": 16,
