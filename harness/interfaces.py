@@ -321,6 +321,9 @@ class Ready:
     segments: int | None
     index_state: str
     detail: str = ""
+    times: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that parts of building and getting ready took, by name (``flush``, ``build``, ``compact``, ``load``, ``wait``),
+    where the engine lets them be told apart."""
 
 
 @runtime_checkable
@@ -372,6 +375,34 @@ class Store(Protocol):
     def open(self, folder: Path) -> None:
         """Connect or start; everything it writes goes below `folder`, which is empty."""
 
+    def endpoint(self) -> str | None:
+        """What another process hands to `attach` to search this store's collections; holds no secret.
+
+        None for an engine inside this process, which no other process can reach. Valid from `open` until `close`.
+        """
+
+    def attach(
+        self,
+        endpoint: str,
+        collection: str,
+        *,
+        dim: int,
+        metric: Metric,
+        index: Index,
+        vector_type: VectorType = "fp32",
+        filtered: bool = False,
+    ) -> None:
+        """Connect, instead of `open … wait_ready`, to a collection that another process has made ready; for searching only.
+
+        The store is built from the same settings as the one whose `endpoint` this is, and the arguments are those of that
+        one's `create`. `close` then leaves the collection as it is.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When there is no such collection, or the engine runs inside the process that opened it.
+        """
+
     def version(self) -> str:
         """The engine's own version, e.g. ``milvus-lite 3.2.2``."""
 
@@ -422,3 +453,20 @@ class Store(Protocol):
     def drop(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class LocalServer(Protocol):
+    """What a store may offer besides when its engine is a server that runs on this machine."""
+
+    def server_rss_bytes(self) -> int | None:
+        """Resident memory of the server's processes now; None where they cannot be seen, as on another machine."""
+
+
+@runtime_checkable
+class Verified(Protocol):
+    """What a store may offer besides: what of it was really run against the engine, not only translated for it."""
+
+    @property
+    def verified(self) -> Mapping[str, tuple[str, ...]]:
+        """Index families by engine version, as the contract tests run them; families that are not named are only declared."""

@@ -91,6 +91,24 @@ class Exact:
     def open(self, folder: Path) -> None:
         """Nothing to connect to, nothing to write."""
 
+    def endpoint(self) -> str | None:
+        """None: it is this process."""
+        return None
+
+    def attach(
+        self,
+        endpoint: str,  # noqa: ARG002
+        collection: str,  # noqa: ARG002
+        *,
+        dim: int,  # noqa: ARG002
+        metric: Metric,  # noqa: ARG002
+        index: Index,  # noqa: ARG002
+        vector_type: VectorType = "fp32",  # noqa: ARG002
+        filtered: bool = False,  # noqa: ARG002
+    ) -> None:
+        """Refuse: what one process holds, no other can search."""
+        raise StoreError(f"store={self.name} runs inside the process that opened it; search it from threads of that process")
+
     def version(self) -> str:
         """NumPy's version: it does the work."""
         return f"numpy {np.__version__}"

@@ -151,6 +151,24 @@ class MilvusLite:
         with self._translated("start"):
             self._client = MilvusClient(str(self._path))
 
+    def endpoint(self) -> str | None:
+        """None: one process a file."""
+        return None
+
+    def attach(
+        self,
+        endpoint: str,  # noqa: ARG002
+        collection: str,  # noqa: ARG002
+        *,
+        dim: int,  # noqa: ARG002
+        metric: Metric,  # noqa: ARG002
+        index: Index,  # noqa: ARG002
+        vector_type: VectorType = "fp32",  # noqa: ARG002
+        filtered: bool = False,  # noqa: ARG002
+    ) -> None:
+        """Refuse: what one process holds, no other can search."""
+        raise StoreError(f"store={self.name} runs inside the process that opened it; search it from threads of that process")
+
     def version(self) -> str:
         """The engine's version."""
         return f"milvus-lite {version('milvus-lite')}"

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from harness.errors import StoreError
 from harness.interfaces import Data, ModelInfo, Prepared, Ready, Weights
 from stores.index import FLAT
 
@@ -113,6 +114,12 @@ class NullStore:
 
     def open(self, folder: Path):
         self._rows = 0
+
+    def endpoint(self):
+        return None
+
+    def attach(self, endpoint, collection, *, dim, metric, index, vector_type="fp32", filtered=False):
+        raise StoreError("store=null runs inside the process that opened it")
 
     def version(self):
         return "null 1"
