@@ -7,6 +7,7 @@ HarnessError
 ├── AuditError           a model's output is not what it claims to be; the cell ends as `invalid`
 ├── WeightsError         pretrained weights were insisted on and cannot be had
 ├── StoreError           a store refused, vanished, or did not become ready in time
+│   └── StoreTimeoutError  a request was not answered within its own time limit
 └── CellError            a measuring process died, hung or ran out of memory
 
 A message names the configuration key, the rule, the value and the remedy, in one or two sentences.
@@ -55,6 +56,10 @@ class WeightsError(HarnessError):
 
 class StoreError(HarnessError):
     """A vector store refused a request, vanished, or did not become ready before its deadline."""
+
+
+class StoreTimeoutError(StoreError):
+    """A request to a store was not answered within its own time limit; counted apart from other errors."""
 
 
 class CellError(HarnessError):
