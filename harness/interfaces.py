@@ -115,8 +115,8 @@ class ModelInfo:
     """What a loaded model turned out to be."""
 
     dim: int
-    parameters: int
-    """Number of weights."""
+    parameters: int | None
+    """Number of weights; None where they are out of sight, behind an endpoint."""
     missing_keys: tuple[str, ...] = ()
     unexpected_keys: tuple[str, ...] = ()
     dtype: str = "fp32"
@@ -214,6 +214,9 @@ class Served(Protocol):
         them that the endpoint refused for coming too fast. ``waited_s``: seconds that those attempts took and the pauses
         after them, wall-clock inside `forward`; with several threads the sum over them. ``billed_tokens``: tokens as the
         endpoint counts them in its answers, 0 where it does not. What `Model.load` sent is not counted.
+
+        Tokens are known only from the answers: `Prepared.units` of a served model is 0, and the growth of
+        ``billed_tokens`` stands in its place, unknown (null, not 0) where that stays 0.
         """
 
 
@@ -311,6 +314,12 @@ class Index(Protocol):
 
     def search_params(self) -> list[dict[str, int | float]]:
         """One dict for each operating point, e.g. ``[{"ef": 16}, {"ef": 64}]``; ``[{}]`` if no knob."""
+
+    def knob_range(self, *, rows: int, dim: int, k: int) -> tuple[int, int] | None:
+        """The knob's lowest and highest sensible value for such a corpus, recall rising in between; None if there is no knob."""
+
+    def at(self, value: int) -> dict[str, int | float]:
+        """The search parameters of the operating point with the knob at `value`, the others as they are set."""
 
 
 @dataclass(frozen=True)
