@@ -7,8 +7,10 @@ found, keys judged, attention refused and networks compiled in the same way what
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from harness.errors import SettingsError, UnsupportedError
@@ -81,6 +83,37 @@ class Checkpoint:
             self.source, revision=self.revision, package=self.package, path=self.path, choice=self.weights, seed=self.seed
         )
 
+    def naming_tokenizer(self, found: Weights) -> Weights:
+        """Return `found` with, for random weights, the tokenizer in its fingerprint: another one makes other work of the same text."""
+        if found.kind != "random":
+            return found
+        files = self._tokenizer_files()
+        named = weights_.tokenizer_fingerprint(files) if files is not None else f"trained on Python {platform.python_version()}"
+        return replace(found, fingerprint=f"{found.fingerprint}, tokenizer {named}")
+
+    def tokenizer(self, *, vocab_size: int, pad_id: int, max_tokens: int) -> Any:
+        """Return a tokenizer for random weights: the model's own where its files are here, otherwise a stand-in of about its fineness.
+
+        Raises
+        ------
+        ValueError
+            When the model's own has more tokens than `vocab_size`.
+        """
+        from models import wordpiece
+
+        files = self._tokenizer_files()
+        if files is None:
+            return wordpiece.train(vocab_size=vocab_size, pad_id=pad_id, max_tokens=max_tokens)
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(files, local_files_only=True)
+        if len(tokenizer) > vocab_size:
+            raise ValueError(f"model.architecture.vocab_size must be at least {len(tokenizer)}, the tokenizer's, got {vocab_size}")
+        return tokenizer
+
+    def _tokenizer_files(self) -> Path | None:
+        return weights_.tokenizer_folder(self.source, revision=self.revision, package=self.package, path=self.path)
+
     def fetch(self, weights: Weights) -> Weights:
         """Download what is not here yet, see `models.weights.fetch`."""
         return weights_.fetch(weights, revision=self.revision)
@@ -92,7 +125,7 @@ class Checkpoint:
     def transfer(self, prepared: Prepared) -> Prepared:
         """Move the inputs to the device; on a CPU the batch comes back unchanged."""
         device = next(self.network.parameters()).device
-        return prepared if device.type == "cpu" else dataclasses.replace(prepared, inputs=moved(prepared.inputs, device))
+        return prepared if device.type == "cpu" else replace(prepared, inputs=moved(prepared.inputs, device))
 
     def finish(self, outputs: Any) -> Vectors:
         """Return the vectors of shape (n, dim), float32, in the order of the items."""
