@@ -1,9 +1,9 @@
 """From what a dataset stores to what a model takes: the decode stage of every measurement.
 
-The one place where a picture becomes pixels. A dataset that reads foreign files decodes each of them here
-before it lists it, so that a measuring process, which decodes here too, meets no surprise.
+The one place where a picture becomes pixels; `harness.datasets.media` is that of sound and video. A dataset that reads foreign
+files decodes each of them here before it lists it, so that a measuring process, which decodes here too, meets no surprise.
 
-The rules, chosen once for all models:
+The rules for pictures, chosen once for all models:
 
 - the format is what the bytes say, not what the name says; formats that start other programs (EPS) or that are no
   pictures to Pillow's core are refused;
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from harness.datasets.media import decode_sound, decode_video
 from harness.errors import DataError
 from harness.interfaces import Item, Modality
 
@@ -33,14 +34,21 @@ MAX_PIXELS = 89_478_485
 
 
 def decode(modality: Modality, stored: str) -> Item:
-    """Return the item that `stored` stands for: the text itself, or the RGB picture in the file of that name.
+    """Return the item that `stored` stands for: the text itself, or the RGB picture, the sound or the video in the file of that name.
+
+    Returns
+    -------
+    str or PIL.Image.Image or harness.interfaces.Sound or harness.interfaces.Clip
+        By modality: text, image, audio, video.
 
     Raises
     ------
     harness.errors.DataError
-        If the file cannot be read, or is no picture, or damaged, or too large.
+        If the file cannot be read, or holds nothing of the modality, or is damaged, or too large.
     """
-    return stored if modality == "text" else decode_image(Path(stored))
+    if modality == "text":
+        return stored
+    return {"image": decode_image, "audio": decode_sound, "video": decode_video}[modality](Path(stored))
 
 
 def decode_image(path: Path) -> Image.Image:

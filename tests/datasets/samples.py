@@ -12,9 +12,18 @@ REPOSITORY = Path(__file__).parents[2]
 
 def real_images() -> Path:
     """Return the folder of real photographs; skips the calling test, saying so, where there is none."""
-    folder = Path(os.environ.get("HARNESS_DATA") or REPOSITORY.parent / "shared" / "data") / "images"
+    return _real("images", "photographs")
+
+
+def real_speech() -> Path:
+    """Return the folder of real recordings of speech; skips the calling test, saying so, where there is none."""
+    return _real("speech", "speech")
+
+
+def _real(name: str, what: str) -> Path:
+    folder = Path(os.environ.get("HARNESS_DATA") or REPOSITORY.parent / "shared" / "data") / name
     if not folder.is_dir():
-        pytest.skip(f"no real photographs: {folder} does not exist; set HARNESS_DATA to a folder that holds images/")
+        pytest.skip(f"no real {what}: {folder} does not exist; set HARNESS_DATA to a folder that holds {name}/")
     return folder
 
 
