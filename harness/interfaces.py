@@ -99,7 +99,7 @@ class Weights:
 
     kind: WeightsKind
     source: str
-    """Hub id, package or folder: what a reader would look for; for served ones the endpoint's address, without credentials, and the model."""
+    """What a reader would look for: hub id, package or folder; of served ones the endpoint's address, without credentials, and model."""
     path: str | None
     """Local folder to load from; None for random and served weights and for those still to be downloaded."""
     revision: str | None
@@ -215,8 +215,8 @@ class Served(Protocol):
         after them, wall-clock inside `forward`; with several threads the sum over them. ``billed_tokens``: tokens as the
         endpoint counts them in its answers, 0 where it does not. What `Model.load` sent is not counted.
 
-        Tokens are known only from the answers: `Prepared.units` of a served model is 0, and the growth of
-        ``billed_tokens`` stands in its place, unknown (null, not 0) where that stays 0.
+        Tokens are known only from the answers: `Prepared.units` of a served model counts words, which stand for nothing but
+        "some"; a rate in tokens comes from the growth of ``billed_tokens``, and is null where that stays 0.
         """
 
 
