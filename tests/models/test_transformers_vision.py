@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from harness.audit import audit
-from harness.errors import AuditError, SettingsError, WeightsError
+from harness.errors import AuditError, SettingsError, UnsupportedError, WeightsError
 from harness.interfaces import Model
 from models.transformers_vision import TransformersVisionModel
 
@@ -32,8 +32,8 @@ def embed(model, items):
     return model.finish(model.forward(model.transfer(model.prepare(items))))
 
 
-def load(model, dtype="fp32"):
-    return model.load(model.fetch(model.locate()), device="cpu", dtype=dtype)
+def load(model, dtype="fp32", **how):
+    return model.load(model.fetch(model.locate()), device="cpu", dtype=dtype, **how)
 
 
 def loaded_fingerprint(model):
@@ -181,6 +181,92 @@ def test_the_seed_decides_the_random_weights_and_nothing_else_is_touched():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.fixture(scope="module", params=["vit", "dinov2", "dinov2_with_registers"])
+def transformer(request, tmp_path_factory):
+    """A tiny vision transformer with its input recipe, made and saved by the library alone."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(5)
+    size = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+    config = transformers.AutoConfig.for_model(request.param, **size, image_size=42, patch_size=14)
+    model = transformers.AutoModel.from_config(config, dtype="float32")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    model.save_pretrained(folder)
+    transformers.ViTImageProcessorPil(size={"height": 42, "width": 42}, resample=2).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "cls", "mean"])
+def test_a_transformers_tokens_are_pooled_as_asked(transformer, images, pooling):
+    from transformers import AutoModel, ViTImageProcessorPil
+
+    model = mine(transformer, pooling=pooling)
+    info = load(model)
+    pixels = ViTImageProcessorPil(size={"height": 42, "width": 42}, resample=2)(images, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        theirs = AutoModel.from_pretrained(transformer, dtype=torch.float32)(pixels)
+    tokens = theirs.last_hidden_state.numpy()
+    assert tokens.shape[1] == 1 + 9 + (4 if "registers" in transformer.name else 0)
+    expected = {"pooler": theirs.pooler_output.numpy(), "cls": tokens[:, 0], "mean": tokens[:, -9:].mean(axis=1)}[pooling]
+    np.testing.assert_allclose(embed(model, images), expected, rtol=1e-5, atol=1e-5)
+    audit(model, info, images, asked="fp32")
+
+
+def test_a_pooling_layer_that_tokens_bypass_is_neither_missed_nor_counted(transformer, tmp_path):
+    if not transformer.name.startswith("vit"):
+        pytest.skip("only ViT has one")
+    shutil.copytree(transformer, tmp_path / "copy")
+    file = tmp_path / "copy" / "model.safetensors"
+    tensors = load_file(file)
+    save_file({key: value for key, value in tensors.items() if not key.startswith("pooler.")}, file, metadata={"format": "pt"})
+    whole, headless = load(mine(transformer, pooling="pooler")), load(mine(tmp_path / "copy", pooling="cls"))
+    assert headless.missing_keys == ()
+    assert load(mine(tmp_path / "copy", pooling="pooler")).missing_keys == ("pooler.dense.bias", "pooler.dense.weight")
+    assert headless.parameters == load(mine(transformer, pooling="cls")).parameters == whole.parameters - 24 * 24 - 24
+
+
+def test_a_convolutional_network_has_no_tokens_to_pool(folder):
+    with pytest.raises(SettingsError, match=r"model\.pooling must be pooler for a resnet.*got cls"):
+        load(mine(folder, pooling="cls"))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_attention_that_is_asked_for_is_in_force(transformer, images, attention):
+    model, other = mine(transformer, pooling="cls"), mine(transformer, pooling="cls")
+    assert load(model, attention=attention).attention == attention
+    assert load(other).attention in ("sdpa", "eager")
+    np.testing.assert_allclose(embed(model, images), embed(other, images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2"])
+def test_a_network_without_attention_refuses_to_choose_one(folder, attention):
+    assert load(mine(folder)).attention is None
+    with pytest.raises(UnsupportedError, match=f"attention={attention} .*attention=auto|attention={attention} needs"):
+        load(mine(folder), attention=attention)
+    with pytest.raises(UnsupportedError, match=f"attention={attention}"):
+        load(tiny(), attention=attention)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by torch, on importing its own compiler
+def test_a_network_is_compiled_if_asked_and_only_then(folder):
+    for asked in (True, False):
+        model = mine(folder)
+        load(model, compiled=asked)
+        assert (model.network._compiled_call_impl is not None) is asked
+
+
+@pytest.mark.slow  # the C++ compiler takes a minute or two
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # by torch, on importing its own compiler
+def test_a_compiled_network_gives_the_same_vectors_and_keeps_its_weights(folder, images):
+    plain, compiled = mine(folder), mine(folder)
+    one, two = load(plain), load(compiled, compiled=True)
+    assert (one.parameters, plain.fingerprint()) == (two.parameters, compiled.fingerprint())
+    np.testing.assert_allclose(embed(compiled, images), embed(plain, images), rtol=1e-4, atol=1e-5)
+
+
 def test_loading_says_nothing(folder, capfd):
     load(mine(folder))
     load(tiny())
@@ -205,8 +291,9 @@ def test_an_input_recipe_that_does_not_exist_is_said():
 
 def test_all_wrong_settings_are_named_at_once():
     with pytest.raises(SettingsError) as error:
-        tiny(dim=0, normalize=1, processor={}, modality="text", gflop_per_item="8", seed=1.5, package="")
+        tiny(dim=0, normalize=1, processor={}, modality="text", gflop_per_item="8", seed=1.5, package="", pooling="max")
     wrong = {message.split(" ")[0] for message in error.value.violations}
     assert wrong == {
-        f"model.{name}" for name in ["dim", "normalize", "processor.image_processor_type", "modality", "gflop_per_item", "seed", "package"]
+        f"model.{name}"
+        for name in ["dim", "normalize", "processor.image_processor_type", "modality", "gflop_per_item", "seed", "package", "pooling"]
     }
