@@ -44,6 +44,12 @@ class Cell:
     job: Job
 
     @property
+    def but_batch_size(self) -> str:
+        """What the cell is besides its batch size: cells alike in this need the more memory the larger their batch is."""
+        named = {name: value for name, value in self.parts.items() if name != "settings"}
+        return digest({**named, "settings": {name: value for name, value in self.settings.items() if name != "batch_size"}})
+
+    @property
     def title(self) -> str:
         """What a person calls this cell."""
         if self.kind == "embed":
@@ -67,7 +73,10 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
     model_module, store_module, index_module = (str(node["_target_"]).rpartition(".")[0] for node in (model_node, store_node, index_node))
     protocol = {"processes": job.processes, "min_duration_s": job.min_duration_s, "min_requests": job.min_requests, "seed": job.seed}
     surroundings = {"within_shares": WITHIN_SHARES, "variables": environment(job.threads)}
-    figures = "harness.summary"  # how recall, quality and intervals are computed decides about numbers as much as what runs in the cell
+    figures, search_figures = (
+        "harness.summary",
+        "harness.search_summary",
+    )  # how recall, quality and intervals are computed decides about numbers as much as what runs in the cell
     hardware = {**machine(), "device": job.device, "device_name": available().get(job.device), "threads": job.threads}
     model_settings = {name: value for name, value in model_node.items() if name != "gflop_per_item"}  # which only estimates use
     made_from = {
@@ -87,7 +96,14 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
     )[:32]
     labels = {"model": job.choices["model"], "dataset": job.choices["dataset"], "device": job.device, "modality": _modality(data)}
 
-    embed_settings = {**protocol, **made_from, "device": job.device, "batch_size": job.batch_size, "embed_items": job.embed_items}
+    embed_settings = {
+        **protocol,
+        **made_from,
+        "device": job.device,
+        "batch_size": job.batch_size,
+        "interop_threads": job.interop_threads,
+        "embed_items": job.embed_items,
+    }
     embed_parts = {
         "schema": SCHEMA_VERSION,
         "kind": "embed",
@@ -104,15 +120,15 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         "index": dict(index_node),
         "metric": job.metric,
         "k": list(job.k),
-        "concurrency": list(job.concurrency),
+        **_load(job),
     }
     search_parts = {
         "schema": SCHEMA_VERSION,
         "kind": "search",
         "settings": search_settings,
         "recipe": recipe,
-        "source": source_of([store_module, index_module, "harness.search_cell", "harness.vectors", figures]),
-        "versions": versions_used_by([store_module, index_module, "harness.search_cell", "harness.vectors", figures]),
+        "source": source_of([store_module, index_module, "harness.search_cell", "harness.vectors", search_figures]),
+        "versions": versions_used_by([store_module, index_module, "harness.search_cell", "harness.vectors", search_figures]),
         "surroundings": surroundings,
         "machine": {name: value for name, value in hardware.items() if not name.startswith("device")},
     }
@@ -160,6 +176,7 @@ def embed_spec(cell: Cell) -> dict[str, Any]:
         "attention": job.attention,
         "compile": job.compile,
         "batch_size": job.batch_size,
+        "interop_threads": job.interop_threads,
         "data": str(cell.data_folder),
         "embed_items": job.embed_items,
         **_protocol(job),
@@ -174,9 +191,22 @@ def search_spec(cell: Cell, vectors: Path) -> dict[str, Any]:
         "index": dict(job.nodes["index"]),
         "metric": job.metric,
         "k": list(job.k),
+        **_load(job),
         "vectors": str(vectors),
         "deadline_s": job.timeout_s / 2,
         **_protocol(job),
+    }
+
+
+def _load(job: Job) -> dict[str, Any]:
+    return {
+        "vector_type": job.vector_type,
+        "filter": list(job.filter),
+        "target_recall": list(job.target_recall),
+        "concurrency": list(job.concurrency),
+        "rate": list(job.rate),
+        "p99_target_s": job.p99_target_s,
+        "nq": job.nq,
     }
 
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -33,6 +34,8 @@ from harness.plan import Plan, Planned
 from harness.progress import Progress
 from harness.records import Record, newest, now, scan, write
 from harness.replicate import Replicate
+from harness.search_cell import parts_of
+from harness.search_summary import of_search
 from harness.vectors import open_truth
 
 log = logging.getLogger(__name__)
@@ -59,7 +62,11 @@ class Engine:
         self._fetched: dict[str, Weights | HarnessError] = {}
         self.records: dict[str, Record] = {}
         """What this run has measured, by key."""
+        self._outcomes: Mapping[str, Record] = ChainMap(self.records, dict(plan.settled))
+        """What is known by now, by key: the records of this run, then those reused."""
         self._done = set(plan.existing | plan.skips_on_record)
+        self._out_of_memory: dict[str, int] = {}
+        """The smallest batch that did not fit into memory in this run, by all else that a cell is."""
         self._failed_recipes: dict[str, HarnessError] = {}
         _remove_left_behind()
         self._other_work: float | None = None
@@ -80,10 +87,11 @@ class Engine:
         if planned.job.unsupported:
             self._skip(planned)
             return
-        for cell in planned.cells:
+        for cell in planned.cells(self._outcomes):  # of a curve of batch sizes the next cell is decided on when the last one is measured
             if cell.key not in self._done:
                 self._done.add(cell.key)
-                self._measure(cell)
+                if not self._too_large(cell):
+                    self._measure(cell)
 
     def _skip(self, planned: Planned) -> None:
         """Record a combination that the store or the device cannot do."""
@@ -91,6 +99,16 @@ class Engine:
         if cell.key not in self._done:
             self._done.add(cell.key)
             self._write(self._record(cell, "skipped", " ".join(planned.job.unsupported), now(), 0.0, None))
+
+    def _too_large(self, cell: Cell) -> bool:
+        """Record a cell as skipped where a smaller batch of the same has not fitted into memory in this run."""
+        smaller = self._out_of_memory.get(cell.but_batch_size)
+        if smaller is None or cell.job.batch_size <= smaller:
+            return False
+        reason = f"memory ran out at batch_size={smaller}, so this larger batch of the same was not tried; choose a smaller one"
+        self._write(self._record(cell, "skipped", reason, now(), 0.0, None))
+        log.warning("skipped: %s: %s", cell.title, reason)
+        return True
 
     def _measure(self, cell: Cell) -> None:
         with self._machine():
@@ -111,6 +129,9 @@ class Engine:
                 status, reason = "failed", f"{type(error).__name__}: {error}"
             record = self._record(cell, status, reason, started_at, time.monotonic() - began, found)
         self._write(record)
+        if status == "oom" and cell.kind == "embed":
+            smallest = self._out_of_memory.get(cell.but_batch_size, cell.job.batch_size)
+            self._out_of_memory[cell.but_batch_size] = min(smallest, cell.job.batch_size)
         self._progress.done("measured" if status == "ok" else f"{status}:")
         if reason:
             log.error("%s: %s", cell.title, reason)
@@ -141,18 +162,18 @@ class Engine:
     def _search(self, cell: Cell) -> summary.Summary:
         vectors = self._vectors(cell)
         data = open_data(cell.data_folder)
-        truth_folder = self._truth(cell, vectors)
-        spec = search_spec(cell, vectors)
+        truths = {share: self._truth(cell, vectors, parts_of(share)) for share in dict.fromkeys((None, *cell.job.filter))}
+        spec = {**search_spec(cell, vectors), "truth": {str(parts_of(share)): str(folder) for share, folder in truths.items()}}
         outcomes = self._replicate("harness.search_cell:measure", spec, cell)
         memory = self._alone("harness.search_cell:measure_memory", spec, cell)
-        return summary.of_search(
+        return of_search(
             outcomes,
             memory,
             vectors=vectors,
-            truth=open_truth(truth_folder, metric=cell.job.metric, rows=len(data.corpus)),
+            truth={share: open_truth(folder, metric=cell.job.metric, rows=len(data.corpus)) for share, folder in truths.items()},
             data=data,
             random_weights=cell.weights.kind == "random",
-            exact=cell.job.index.family == "FLAT",
+            exact=cell.job.index.family == "FLAT" and cell.job.vector_type == "fp32",
         )
 
     def _fetch(self, cell: Cell) -> dict[str, Any]:
@@ -187,13 +208,19 @@ class Engine:
             self._failed_recipes[cell.recipe] = error
             raise
 
-    def _truth(self, cell: Cell, vectors: Path) -> Path:
+    def _truth(self, cell: Cell, vectors: Path, below: int | None) -> Path:
         content = json.loads((vectors / "vectors.json").read_text())["fingerprint"]
         k = max(TRUTH_K, *cell.job.k)
         key = fingerprint.digest(
-            {"vectors": content, "k": k, "metric": cell.job.metric, "source": fingerprint.source_of(["harness.groundtruth"])}
+            {
+                "vectors": content,
+                "k": k,
+                "metric": cell.job.metric,
+                "below": below,
+                "source": fingerprint.source_of(["harness.groundtruth"]),
+            }
         )
-        spec = {"vectors": str(vectors), "k": k, "metric": cell.job.metric}
+        spec = {"vectors": str(vectors), "k": k, "metric": cell.job.metric, "below": below}
 
         def make(folder: Path) -> None:
             self._servers(cell)[0].run(
@@ -231,6 +258,8 @@ class Engine:
             try:
                 servers[number].run(task, {**spec, "replicate": number}, folder, timeout_s=cell.job.timeout_s, report=report)
                 outcomes.append(_outcome(folder))
+                if tuned := outcomes[0].result.get("tuned"):  # found by the first process, measured by all
+                    spec = {**spec, "tuned": tuned}
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         self._other_work = watch.share()

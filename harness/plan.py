@@ -8,11 +8,11 @@ machine's cores), or from the records of the same model and device where there a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import cache
+from harness import cache, knee
 from harness.cells import Cell, cells_of
 from harness.data import open_data, prepare
 from harness.errors import DataError, SettingsError, WeightsError
@@ -26,19 +26,27 @@ _GFLOP_PER_S_PER_CORE = 50.0
 _ACCELERATOR_GFLOP_PER_S = 10_000.0
 _START_S = 12.0
 """Importing torch and its companions in the measuring processes, once."""
+_FEWEST_TO_TUNE = 40
+"""Queries below which half of them bound a recall so loosely that no knob would do."""
 _SMALLEST_CORPUS = 200
 """Below this many documents a corpus says little about an index, so a budget does not go there."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One job with its two cells."""
+    """One job with its cells."""
 
     job: Job
-    embed: Cell
+    curve: tuple[Cell, ...]
+    """Its embed cell; for ``batch_size=auto`` those of all batch sizes up to the corpus, by rising batch size."""
     search: Cell
     documents: int
     queries: int
+
+    @property
+    def embed(self) -> Cell:
+        """The embed cell, the first of a curve."""
+        return self.curve[0]
 
     @property
     def skip(self) -> Cell:
@@ -46,10 +54,22 @@ class Planned:
         cell = self.embed if self.job.device_missing else self.search
         return replace(cell, key=digest([cell.key, self.job.device, list(self.job.unsupported)])[:20])
 
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """The cells that can be measured: none where the store or the device cannot do what is asked."""
-        return () if self.job.unsupported else (self.embed, self.search)
+    def cells(self, outcomes: Mapping[str, Record]) -> Iterator[Cell]:
+        """Yield the cells to be measured: none where the store or the device cannot do what is asked.
+
+        A curve of batch sizes ends where `outcomes`, by key, say so (see `harness.knee`); they are read as the cells are asked for, so that
+        each may be measured before the next one is. Beyond a batch size without an outcome it cannot be told, and all are yielded.
+        """
+        if self.job.unsupported:
+            return
+        found: list[Record] | None = []
+        for cell in self.curve:
+            if found is not None and knee.ended(found):
+                break
+            yield cell
+            outcome = outcomes.get(cell.key)
+            found = None if found is None or outcome is None else [*found, outcome]
+        yield self.search
 
 
 @dataclass(frozen=True)
@@ -57,27 +77,47 @@ class Plan:
     """All jobs of a command line."""
 
     jobs: tuple[Planned, ...]
-    existing: frozenset[str]
-    """Keys of cells that are measured already and will be reused."""
+    known: Mapping[str, Record]
+    """The newest record of each key in the folder; empty where everything is to be measured again."""
     estimates: dict[str, float]
     """Seconds by cell key, and by recipe for the vectors still to be made."""
     budget_note: str | None = None
     skips_on_record: frozenset[str] = frozenset()
     """Keys of combinations that are recorded as skipped already."""
 
+    def is_result(self, record: Record) -> bool:
+        """Say whether a record answers what was asked: where a curve of batch sizes was asked for, its end by lack of memory does too."""
+        ends = {cell.key for one in self.jobs if one.job.find_batch_size for cell in one.curve[1:]}
+        return record.status == "ok" or (record.status == "oom" and record.key in ends)
+
     @property
-    def cells(self) -> list[Cell]:
-        """Every distinct cell, in the order in which it will be measured."""
+    def settled(self) -> Mapping[str, Record]:
+        """The records that will be reused, by key."""
+        return {key: record for key, record in self.known.items() if self.is_result(record)}
+
+    @property
+    def existing(self) -> frozenset[str]:
+        """Keys of cells that are measured already and will be reused."""
+        return frozenset(self.settled)
+
+    def cells_given(self, outcomes: Mapping[str, Record]) -> list[Cell]:
+        """Return every distinct cell that is needed, given what has come of some, in the order in which it will be measured."""
         found: dict[str, Cell] = {}
         for planned in self.jobs:
-            for cell in planned.cells:
+            for cell in planned.cells(outcomes):
                 found.setdefault(cell.key, cell)
         return list(found.values())
 
     @property
+    def cells(self) -> list[Cell]:
+        """Every distinct cell, in the order in which it will be measured; of a curve all that may be needed."""
+        return self.cells_given(self.settled)
+
+    @property
     def missing(self) -> list[Cell]:
         """Cells still to be measured."""
-        return [cell for cell in self.cells if cell.key not in self.existing]
+        existing = self.existing
+        return [cell for cell in self.cells if cell.key not in existing]
 
     @property
     def skipped(self) -> list[Planned]:
@@ -128,7 +168,7 @@ def _planned(jobs: Sequence[Job]) -> Plan:
     records = read_all(jobs[0].folder)
     speed = _speeds(records)
     jobs, note = _within_budget(list(jobs))
-    existing = set() if jobs[0].fresh else {record.key for record in newest(records) if record.status == "ok"}
+    known = {} if jobs[0].fresh else {record.key: record for record in newest(records)}
     planned = []
     estimates: dict[str, float] = {}
     located: dict[str, Weights] = {}
@@ -151,22 +191,36 @@ def _planned(jobs: Sequence[Job]) -> Plan:
         wrong |= {f"batch_size must be ≤ {where}, got {job.batch_size}": None} if job.batch_size > rows else {}
         wrong |= {f"k must be ≤ {where}, got {max(job.k)}": None} if max(job.k) > rows else {}
         refused = job.store.violations(
-            index=job.index, metric=job.metric, dim=job.model.dim, rows=rows, k=job.k, vector_type="fp32", filtered=False
+            index=job.index, metric=job.metric, dim=job.model.dim, rows=rows, k=job.k, vector_type=job.vector_type, filtered=any(job.filter)
         )
+        refused += _too_few(job, rows, len(data.queries))
+        if job.target_recall and located[node].kind == "random":
+            refused.append(
+                "target_recall needs vectors that mean something, and these are of random weights; give model.path or take it away"
+            )
         job = replace(job, unsupported=tuple(dict.fromkeys([*job.unsupported, *refused])))
         if len(jobs) == 1:
             wrong |= dict.fromkeys(refused)
-        embed, search = cells_of(job, data, folder, located[node])
-        planned.append(Planned(job, embed, search, rows, len(data.queries)))
         seconds = _seconds_per_item(job, speed)
-        estimates[embed.key] = _embed_seconds(job, seconds)
+        curve = []
+        for size in batch_sizes(job, rows):
+            one = replace(job, batch_size=size)
+            embed, search = cells_of(one, data, folder, located[node])
+            curve.append(embed)
+            estimates[embed.key] = _embed_seconds(one, seconds)
+        planned.append(Planned(job, tuple(curve), search, rows, len(data.queries)))
         estimates[search.key] = _search_seconds(job, rows)
         if cache.find("vectors", embed.recipe) is None:
             estimates[embed.recipe] = (rows + len(data.queries)) * seconds
     if wrong:
         raise SettingsError(list(wrong))
     skips = frozenset(record.key for record in newest(records) if record.status == "skipped")
-    return Plan(tuple(planned), frozenset(existing), estimates, note, skips)
+    return Plan(tuple(planned), known, estimates, note, skips)
+
+
+def batch_sizes(job: Job, rows: int) -> list[int]:
+    """Return the batch sizes that a job may measure: its own, or for ``batch_size=auto`` every power of two up to the corpus."""
+    return [2**power for power in range(rows.bit_length())] if job.find_batch_size else [job.batch_size]
 
 
 # ---------------------------------------------------------------------------------------- estimates
@@ -199,9 +253,25 @@ def _embed_seconds(job: Job, seconds_per_item: float) -> float:
 def _search_seconds(job: Job, rows: int) -> float:
     """Load, then every operating point, the floor and the round trip for their share or their count of requests."""
     share = job.min_duration_s / job.processes
-    points = len(job.k) * len(job.index.search_params()) + 2
+    settings = len(job.k) * len(job.filter) * (len(job.target_recall) or len(job.index.search_params()))
+    seconds = max(share, job.min_requests * 3e-3)
+    closed = (settings * len(job.concurrency) + 2 * len(job.k)) * seconds
+    opened = settings * sum(max(share, job.min_requests / rate) for rate in job.rate)
+    looked_for = settings * 12 * 2 * seconds if job.p99_target_s else 0.0  # about twelve rates, some of them slow
     load = 1.0 + rows * 4e-4
-    return job.processes * (load + points * max(share, job.min_requests * 3e-3)) + load + 2.0
+    return job.processes * (load + closed + opened + looked_for) + load + 2.0
+
+
+def _too_few(job: Job, rows: int, queries: int) -> list[str]:
+    """Return what a filter or a target asks for that there is not enough data for."""
+    found = [
+        f"filter={share:g} lets about {int(share * rows)} of {rows} rows through, fewer than k={max(job.k)}; take a larger share or corpus"
+        for share in job.filter
+        if share is not None and share * rows * 0.8 < max(job.k)  # parts differ a little in size
+    ]
+    if job.target_recall and queries < _FEWEST_TO_TUNE:
+        found.append(f"target_recall needs dataset.queries ≥ {_FEWEST_TO_TUNE}, half of them to tune on, got {queries}")
+    return found
 
 
 def _within_budget(jobs: list[Job]) -> tuple[list[Job], str | None]:
@@ -223,7 +293,8 @@ def _within_budget(jobs: list[Job]) -> tuple[list[Job], str | None]:
             item = _seconds_per_item(job, {})
             model = digest([dict(job.nodes["model"]), dict(job.nodes["dataset"]), job.dtype])
             vectors[model] = (rows + job.dataset.queries) * item
-            cells[f"{model} {job.device} {job.batch_size}"] = _embed_seconds(job, item)
+            for size in batch_sizes(job, rows):  # of a curve all that may be needed
+                cells[f"{model} {job.device} {size}"] = _embed_seconds(replace(job, batch_size=size), item)
             cells[digest([model, dict(job.nodes["store"]), dict(job.nodes["index"])])] = _search_seconds(job, rows)
         return seconds + sum(vectors.values()) + sum(cells.values())
 
@@ -272,7 +343,7 @@ def write_manifest(plan: Plan, started_at: str) -> Path:
         "jobs": [
             {
                 "overrides": list(planned.job.overrides),
-                "cells": [cell.key for cell in planned.cells],
+                "cells": [cell.key for cell in planned.cells(plan.settled)],
                 "skipped": list(planned.job.unsupported),
             }
             for planned in plan.jobs

@@ -14,6 +14,7 @@ standard input closes, a child when its server's pipe does, each together with a
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -307,16 +308,23 @@ def _kill_group(child: int) -> None:
 
 def _oom_kills() -> int:
     """Return how often the kernel has killed for lack of memory: in this control group where it says so, else on this machine."""
+    for path in (*_memory_counters(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")), Path("/proc/vmstat")):
+        with contextlib.suppress(OSError):
+            counts = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
+            if "oom_kill" in counts:
+                return int(counts["oom_kill"])
+    return 0
+
+
+def _memory_counters(membership: Path, groups: Path) -> list[Path]:
+    """Return where this process's control group counts such kills: in version 2 of the interface (hierarchy 0), in version 1."""
     try:
-        own = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2].lstrip("/")
-        text = (Path("/sys/fs/cgroup") / own / "memory.events").read_text()
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
     except OSError:
-        try:
-            text = Path("/proc/vmstat").read_text()
-        except OSError:
-            return 0
-    counts = dict(line.split(maxsplit=1) for line in text.splitlines())
-    return int(counts.get("oom_kill", 0))
+        return []
+    second = [groups / path.lstrip("/") / "memory.events" for number, _, path in lines if number == "0"]
+    first = [groups / "memory" / path.lstrip("/") / "memory.oom_control" for _, kinds, path in lines if "memory" in kinds.split(",")]
+    return second + first
 
 
 # ------------------------------------------------------------------------------------- the child's side
@@ -357,13 +365,32 @@ def _work(request: Mapping[str, Any], events: int, alive: int) -> NoReturn:
         os._exit(code)
 
 
+_NO_MEMORY = (
+    "can't allocate memory",  # torch on a CPU, Linux
+    "not enough memory: you tried to allocate",  # torch on a CPU, elsewhere
+    "backend out of memory",  # torch on an Apple GPU
+    "CUDA error: out of memory",  # the driver, outside torch's own allocator
+    "ALLOC_FAILED",  # cuBLAS and cuDNN
+    "std::bad_alloc",  # FAISS
+)
+"""How libraries that raise a plain RuntimeError say that there is no memory."""
+
+
+def memory_ran_out(error: BaseException | None) -> bool:
+    """Say whether an error, or one that it was raised from, is about there being no more memory, on the host or on a device."""
+    while error is not None:
+        named = {kind.__name__ for kind in type(error).__mro__}
+        if named & {"MemoryError", "OutOfMemoryError"} or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
 def _tell_error(error: BaseException, folder: Path) -> None:
     """Write down what ended this child, as a status and a text for the record."""
-    if (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator: can't allocate memory" in str(error)
-    ):
+    if memory_ran_out(error):
         status, text = "oom", f"memory ran out: {error or type(error).__name__}; use a smaller batch_size or dataset.corpus"
     elif isinstance(error, AuditError):
         status, text = "invalid", str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
+from harness import knee
 from harness.engine import Engine
 from harness.errors import HarnessError
 from harness.plan import Plan, Planned, make_plan, write_manifest
@@ -32,6 +33,7 @@ def run_command(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequen
     show_plan(plan, everything=False)
     records = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
     show_report(plan.folder)
+    show_knees(plan, records)
     return _verdict(plan, records)
 
 
@@ -44,7 +46,7 @@ def run_and_report(overrides: Sequence[str], *, multirun: bool, config_dirs: Seq
     made = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
     write_reports(plan.folder)
     stored = {record.key: record for record in newest(read_all(plan.folder))} | made
-    asked = dict.fromkeys([*(cell.key for cell in plan.cells), *(one.skip.key for one in plan.skipped)])
+    asked = dict.fromkeys([*(cell.key for cell in plan.cells_given(stored)), *(one.skip.key for one in plan.skipped)])
     return to_frame(stored[key] for key in asked if key in stored)
 
 
@@ -90,27 +92,46 @@ def _through_hydra(job: object, overrides: Sequence[str], *, multirun: bool, con
         sys.argv = before
 
 
-def _verdict(plan: Plan, records: dict[str, Record]) -> int:
+def _verdict(plan: Plan, records: Mapping[str, Record]) -> int:
     """Say which of the cells asked for have no result and return the exit code."""
-    failed = [cell for cell in plan.missing if cell.key not in records or records[cell.key].status != "ok"]
+    outcomes = {**plan.settled, **records}
+    cells = plan.cells_given(outcomes)
+    failed = [cell for cell in cells if cell.key not in outcomes or not plan.is_result(outcomes[cell.key])]
     for cell in failed:
-        record = records.get(cell.key)
+        record = outcomes.get(cell.key)
         status, reason = (record.status, record.error) if record else ("failed", "it was not measured")
         print(f"{status}: {cell.title}: {reason}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(plan.cells)} cells have no result; the same command tries them again", file=sys.stderr)
+        print(f"{len(failed)} of {len(cells)} cells have no result; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
+
+
+def show_knees(plan: Plan, records: Mapping[str, Record]) -> None:
+    """Print, for each curve of batch sizes that was asked for, the batch size beyond which little is gained."""
+    outcomes = {**plan.settled, **records}
+    curves = {one.embed.key: one for one in plan.jobs if one.job.find_batch_size and not one.job.unsupported}
+    for one in curves.values():
+        measured = [outcomes[cell.key] for cell in one.curve if cell.key in outcomes]
+        found = knee.knee(measured)
+        if found is not None:
+            print(found.words)
+        elif measured and all(record.status == "ok" for record in measured):
+            print(
+                f"{measured[-1].labels['model']}: the largest batch is the fastest; no knee up to the {one.documents} documents there are"
+            )
 
 
 def show_plan(plan: Plan, *, everything: bool) -> None:
     """Print what will be measured and how long it will take; with `everything`, a line for each cell."""
     out = console() if not everything else Console()
-    cells, missing = plan.cells, plan.missing
+    cells, missing, existing = plan.cells, plan.missing, plan.existing
+    sought = {cell.key for one in plan.jobs if one.job.find_batch_size for cell in one.curve[2:]} & {cell.key for cell in missing}
+    most = "at most " if sought else ""
     kinds = [sum(cell.kind == kind for cell in cells) for kind in ("embed", "search")]
     jobs = f"{len(plan.jobs)} job{'s' if len(plan.jobs) != 1 else ''}"
     out.print(
-        f"{plan.folder}: {jobs}, {kinds[0]} embed + {kinds[1]} search cells; {len(cells) - len(missing)} measured already, "
-        f"{len(missing)} to measure, about {in_words(plan.seconds)}",
+        f"{plan.folder}: {jobs}, {most}{kinds[0]} embed + {kinds[1]} search cells; {len(cells) - len(missing)} measured already, "
+        f"{len(missing)} to measure, {most or 'about '}{in_words(plan.seconds)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -127,7 +148,8 @@ def show_plan(plan: Plan, *, everything: bool) -> None:
         out.print(f"  {plan.budget_note}", highlight=False, soft_wrap=True)
     if everything:
         for cell in cells:
-            state = "measured" if cell.key in plan.existing else f"about {in_words(plan.estimates[cell.key])}"
+            state = "measured" if cell.key in existing else f"about {in_words(plan.estimates[cell.key])}"
+            state += ", if the rate still rises" if cell.key in sought else ""
             out.print(f"  {cell.key}  {cell.title}: {state}", highlight=False, soft_wrap=True)
     for planned in plan.skipped:
         out.print(f"  skipped: {_choices(planned)}: {' '.join(planned.job.unsupported)}", highlight=False, soft_wrap=True)

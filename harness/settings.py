@@ -27,7 +27,7 @@ from harness import devices
 from harness.build import build
 from harness.errors import SettingsError, UnsupportedError
 from harness.fingerprint import usable_cores
-from harness.interfaces import Attention, Dataset, Dtype, Index, Metric, Model, Store, modalities
+from harness.interfaces import PARTS, Attention, Dataset, Dtype, Index, Metric, Model, Store, VectorType, modalities
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE.parent / "conf" if (_HERE.parent / "conf" / "config.yaml").exists() else _HERE / "conf"
@@ -56,10 +56,19 @@ class Job:
     attention: Attention
     compile: bool
     batch_size: int
+    """Items a batch; 1, the first of the curve, where `find_batch_size`."""
     threads: int
+    interop_threads: int | None
     metric: Metric
     k: tuple[int, ...]
+    vector_type: VectorType
+    filter: tuple[float | None, ...]
+    """Selectivities that are searched with; None is no filter."""
+    target_recall: tuple[float, ...]
     concurrency: tuple[int, ...]
+    rate: tuple[float, ...]
+    p99_target_s: float | None
+    nq: int
     min_requests: int
     processes: int
     min_duration_s: float
@@ -68,6 +77,8 @@ class Job:
     timeout_s: float
     fresh: bool
     budget_s: float | None
+    find_batch_size: bool = False
+    """Whether ``batch_size=auto`` asks for the whole curve of batch sizes up to its knee."""
     unsupported: tuple[str, ...] = ()
     """What the store or device cannot do of this job; in a sweep such a job is skipped, alone it is an error."""
     device_missing: bool = False
@@ -240,8 +251,9 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
         "attention": get.choice("attention", get_args(Attention)),
         "compile": get.choice("compile", (True, False)),
         "metric": get.choice("metric", get_args(Metric)),
-        "batch_size": get.integer("batch_size", low=1),
+        "batch_size": 1 if plain["batch_size"] == "auto" else get.integer("batch_size", low=1, instead="auto"),
         "threads": usable_cores() if plain["threads"] is None else get.integer("threads", low=1),
+        "interop_threads": None if plain["interop_threads"] is None else get.integer("interop_threads", low=1),
         "processes": get.integer("processes", low=1, high=64),
         "min_duration_s": get.number("min_duration_s", above=0.0),
         "embed_items": get.integer("embed_items", low=1),
@@ -250,9 +262,17 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
         "fresh": get.choice("fresh", (True, False)),
     }
     min_requests = get.integer("workload.min_requests", low=1)
-    concurrency = get.integers("workload.concurrency", low=1)
-    if concurrency != (1,) and not any("concurrency" in text for text in wrong):
-        wrong.append(f"workload.concurrency must be [1] so far, got {list(concurrency)}; clients side by side are not measured yet")
+    load = {
+        "concurrency": get.integers("workload.concurrency", low=1, empty=True),
+        "rate": get.numbers("workload.rate", above=0.0),
+        "p99_target_s": None if plain["workload"].get("p99_target_s") is None else get.number("workload.p99_target_s", above=0.0),
+        "nq": get.integer("workload.nq", low=1, high=16_384),
+        "vector_type": get.choice("vector_type", get_args(VectorType)),
+        "filter": get.selectivities("filter"),
+        "target_recall": get.numbers("target_recall", above=0.0, below=1.0),
+    }
+    if not (load["concurrency"] or load["rate"] or load["p99_target_s"]):
+        wrong.append("workload must ask for something: workload.concurrency=[1], workload.rate=[100] or workload.p99_target_s=0.05")
     budget_s = None if plain["budget"] is None else _duration(plain["budget"], wrong)
     if len(built) == 4 and not wrong:
         model, dataset, store, index = built["model"], built["dataset"], built["store"], built["index"]
@@ -273,7 +293,13 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
             wrong += index.violations(rows=rows, dim=model.dim, k=k)
         assumed = max(*k, 1_000) if rows is None else rows  # until the files have been counted
         unsupported += store.violations(
-            index=index, metric=values["metric"], dim=model.dim, rows=assumed, k=k, vector_type="fp32", filtered=False
+            index=index,
+            metric=values["metric"],
+            dim=model.dim,
+            rows=assumed,
+            k=k,
+            vector_type=load["vector_type"],
+            filtered=any(load["filter"]),
         )
     if wrong:
         raise SettingsError([*wrong, *unsupported])
@@ -286,9 +312,10 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
         **built,
         device=device,
         k=k,
-        concurrency=concurrency,
+        **load,
         min_requests=min_requests,
         budget_s=budget_s,
+        find_batch_size=plain["batch_size"] == "auto",
         unsupported=tuple(unsupported),
         device_missing=device_missing,
         **values,
@@ -307,19 +334,18 @@ class _Reader:
             found = found.get(part) if isinstance(found, Mapping) else None
         return found
 
-    def integer(self, key: str, *, low: int, high: int | None = None) -> int:
+    def integer(self, key: str, *, low: int, high: int | None = None, instead: str | None = None) -> int:
         value = self._value(key)
         if type(value) is not int or value < low or (high is not None and value > high):
-            self._wrong.append(
-                f"{key} must be a whole number " + (f"≥ {low}" if high is None else f"in [{low}, {high}]") + f", got {value!r}"
-            )
+            kind = "a whole number" if instead is None else f"{instead} or a whole number"
+            self._wrong.append(f"{key} must be {kind} " + (f"≥ {low}" if high is None else f"in [{low}, {high}]") + f", got {value!r}")
             return low
         return value
 
-    def integers(self, key: str, *, low: int) -> tuple[int, ...]:
+    def integers(self, key: str, *, low: int, empty: bool = False) -> tuple[int, ...]:
         value = self._value(key)
         values = value if isinstance(value, list) else [value]
-        if not values or any(type(v) is not int or v < low for v in values) or len(set(values)) < len(values):
+        if not (values or empty) or any(type(v) is not int or v < low for v in values) or len(set(values)) < len(values):
             self._wrong.append(f"{key} must be a list of different whole numbers ≥ {low}, got {value!r}")
             return (low,)
         return tuple(values)
@@ -330,6 +356,27 @@ class _Reader:
             self._wrong.append(f"{key} must be a number > {above:g}, got {value!r}")
             return 1.0
         return float(value)
+
+    def numbers(self, key: str, *, above: float, below: float = math.inf) -> tuple[float, ...]:
+        value = self._value(key)
+        values = value if isinstance(value, list) else [value]
+        if any(type(v) not in (int, float) or not above < v < below for v in values) or len(set(values)) < len(values):
+            limit = f"> {above:g}" if below == math.inf else f"between {above:g} and {below:g}"
+            self._wrong.append(f"{key} must be a list of different numbers {limit}, got {value!r}")
+            return ()
+        return tuple(map(float, values))
+
+    def selectivities(self, key: str) -> tuple[float | None, ...]:
+        value = self._value(key)
+        values = value if isinstance(value, list) else [value]
+        fine = [v is None or (type(v) in (int, float) and 0 < v <= 1 and (v * PARTS).is_integer()) for v in values]
+        if not values or not all(fine) or len(set(values)) < len(values):
+            self._wrong.append(
+                f"{key} must be a list of null (no filter) and different shares of the rows from {1 / PARTS:g} to 1 "
+                f"in steps of {1 / PARTS:g}, e.g. [null,0.01,0.5], got {value!r}"
+            )
+            return (None,)
+        return tuple(None if v is None else float(v) for v in values)
 
     def choice(self, key: str, allowed: Sequence[Any]) -> Any:
         value = self._value(key)

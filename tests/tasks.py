@@ -47,6 +47,19 @@ def run_out_of_memory(spec, folder, report):
     bytearray(2**33)
 
 
+def run_out_of_memory_in_a_library(spec, folder, report):
+    import torch
+
+    torch.empty(2**50, dtype=torch.uint8)
+
+
+def run_out_of_memory_behind_another_error(spec, folder, report):
+    try:
+        raise MemoryError
+    except MemoryError as error:
+        raise StoreError("the store refused the rows") from error
+
+
 def hang(spec, folder, report):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     (folder / "pids").write_text(f"{os.getpid()} {child.pid}")

@@ -1,5 +1,6 @@
 """Processes to measure in: real ones, really killed."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from harness.errors import CellError
-from harness.replicate import Replicate, describe_exit
+from harness.replicate import Replicate, _judge, _memory_counters, describe_exit, memory_ran_out
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,6 +51,8 @@ def test_a_child_gets_its_specification_reports_stages_and_leaves_files(server, 
         ("raise_audit", "invalid", "the vectors are constant"),
         ("raise_store", "failed", "the store has gone"),
         ("run_out_of_memory", "oom", "memory ran out"),
+        ("run_out_of_memory_in_a_library", "oom", "DefaultCPUAllocator"),
+        ("run_out_of_memory_behind_another_error", "oom", "memory ran out: the store refused"),
         ("kill_itself", "failed", "killed by SIGKILL"),
         ("exit_silently", "failed", "exit code 7"),
         ("no_such_task", "failed", "no_such_task"),
@@ -62,6 +65,52 @@ def test_a_child_that_fails_says_how_and_the_server_goes_on(server, tmp_path, ta
     assert words in str(caught.value)
     (tmp_path / "next").mkdir()
     server.run("tests.tasks:succeed", {"value": 1}, tmp_path / "next", timeout_s=60)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1.00 GB, max allowed: 9.07 GB)"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("Error in void faiss::f(): std::bad_alloc"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("std::bad_alloc"), False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_errors(error, memory):
+    assert memory_ran_out(error) is memory
+
+
+def test_running_out_of_an_accelerators_memory_is_told_by_torchs_own_error():
+    import torch
+
+    assert memory_ran_out(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+
+
+def test_a_child_that_the_kernel_killed_for_lack_of_memory_is_told_from_one_killed_otherwise(tmp_path):
+    for killed, status in ((True, "oom"), (False, "failed")):
+        with pytest.raises(CellError) as caught:
+            _judge(-signal.SIGKILL, killed, tmp_path, "a task")
+        assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("membership", "counters"),
+    [
+        ("0::/\n", ["memory.events"]),
+        ("0::/user.slice/a:b.scope\n", ["user.slice/a:b.scope/memory.events"]),
+        ("4:cpu,memory:/docker/abc\n1:cpu:/\n0::/\n", ["memory.events", "memory/docker/abc/memory.oom_control"]),
+        (None, []),
+    ],
+)
+def test_kills_are_counted_where_the_control_group_of_this_process_counts_them(tmp_path, membership, counters):
+    if membership is not None:
+        (tmp_path / "cgroup").write_text(membership)
+    assert _memory_counters(tmp_path / "cgroup", tmp_path) == [tmp_path / path for path in counters]
 
 
 def test_the_last_words_of_a_killed_child_are_in_the_error(server, tmp_path):

@@ -5,12 +5,14 @@ In the process of a test the events are in `EVENTS`; from other processes they a
 
 import json
 import os
+import resource
 import signal
 import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import psutil
 
 from harness.errors import StoreError
 from harness.interfaces import Ready
@@ -76,6 +78,35 @@ class WatchedModel(HashedWords):
     def finish(self, outputs):
         time.sleep(self.finish_s)
         return super().finish(outputs)
+
+
+@dataclass(frozen=True)
+class Roofline(HashedWords):
+    """Hashed words with a known knee: a batch takes `fixed_s` or its items' time, whichever is longer; its memory grows with it, really."""
+
+    fixed_s: float = 0.02
+    per_item_s: float = 0.005
+    bytes_per_item: int = 0
+    spare_bytes: int = 0
+    """If not 0, how much more memory than after loading the process may have, by a limit that the kernel keeps."""
+
+    def load(self, weights, **how):
+        info = super().load(weights, **how)
+        if self.spare_bytes:
+            soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+            if soft == resource.RLIM_INFINITY:  # a process loads more than once
+                resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + self.spare_bytes, hard))
+        return info
+
+    def forward(self, prepared):
+        until = time.perf_counter() + max(self.fixed_s, self.per_item_s * prepared.count)
+        memory = np.ones(self.bytes_per_item * prepared.count, dtype=np.uint8)
+        out = np.zeros((prepared.count, self.dim), dtype=np.float32)
+        for row, words in zip(out, prepared.inputs, strict=True):
+            for word in words:
+                row[word % self.dim] += 1.0 + word % 7
+        time.sleep(max(0.0, until - time.perf_counter()))
+        return out * memory[:1] if len(memory) else out
 
 
 @dataclass
