@@ -223,7 +223,8 @@ class Clients:
         for _ in range(processes):
             assert context is not None
             ours, theirs = context.Pipe()
-            child = context.Process(target=_client_process, args=(theirs, [pipe for _, pipe in self._children] + [ours], queries, requests), daemon=True)
+            parents = [*(pipe for _, pipe in self._children), ours]
+            child = context.Process(target=_client_process, args=(theirs, parents, queries, requests), daemon=True)
             child.start()
             theirs.close()
             self._children.append((child, ours))

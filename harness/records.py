@@ -58,9 +58,18 @@ class Point:
     """One operating point of a search cell: every number in it comes from the same run at the same concurrency."""
 
     k: int
-    concurrency: int
+    concurrency: int | None
+    """Clients of a closed loop, each with one request under way; null for an open loop."""
     search_params: Mapping[str, int | float]
     metrics: Mapping[str, Measured]
+    rate_per_s: float | None = None
+    """Requests a second that an open loop offers; null for a closed loop, and where the highest that meets a target was looked for."""
+    nq: int = 1
+    """Queries a request."""
+    selectivity: float | None = None
+    """Share of the rows that the filter lets through; null without a filter."""
+    target_recall: float | None = None
+    """The recall that the knob was tuned to reach; null where its value was given."""
 
 
 @dataclass(frozen=True)

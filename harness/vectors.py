@@ -84,7 +84,8 @@ def make_truth(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     vectors = Path(spec["vectors"])
     corpus = np.load(vectors / "corpus.npy", mmap_mode="r")
     queries = np.load(vectors / "queries.npy")
-    truth = exact_neighbours(queries, corpus, k=min(spec["k"], len(corpus)), metric=spec["metric"])
+    only = {} if spec["below"] is None else {"below": spec["below"]}
+    truth = exact_neighbours(queries, corpus, k=min(spec["k"], len(corpus)), metric=spec["metric"], **only)
     np.save(folder / "ids.npy", truth.ids)
     np.save(folder / "scores.npy", truth.scores)
 

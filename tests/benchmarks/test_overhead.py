@@ -17,8 +17,9 @@ from threadpoolctl import threadpool_limits
 from harness import fingerprint
 from harness.build import build
 from harness.embed_cell import forward_pass
+from harness.load import Asked
 from harness.replicate import Replicate
-from harness.search_cell import _Point
+from harness.search_cell import _block, _Point
 from harness.timing import Timed
 from stores.exact import Exact
 from stores.index import FLAT
@@ -97,8 +98,13 @@ def test_forward_throughput_is_at_least_097_of_a_bare_loop(benchmark, publish, m
         assert found.lo >= 0.97
 
 
-def point(store, queries, *, k=10):
-    return _Point("point", k, {}, store, queries, list(range(len(queries))))
+def measured(store, queries, blocks):
+    """Measure so many blocks as a search cell does; returns the point."""
+    point = _Point("point", Asked(10, {}))
+    requests = [np.asarray([i]) for i in range(len(queries))]
+    for _ in range(blocks):
+        _block(point, store, queries, requests)
+    return point
 
 
 def test_own_time_of_a_query_against_a_null_store(benchmark, publish):
@@ -116,11 +122,9 @@ def test_own_time_of_a_query_against_a_null_store(benchmark, publish):
         return (time.perf_counter() - began) / requests
 
     def through_the_harness(requests):
-        measured = point(store, queries)
-        for _ in range(requests // 20):
-            measured.block()
-        assert measured.timed.count == requests
-        return measured.timed.wall_s / requests, float(np.median(measured.timed.array()))
+        point = measured(store, queries, requests // 20)
+        assert point.timed.count == requests
+        return point.timed.wall_s / requests, float(np.median(point.timed.array()))
 
     requests = 2000 if benchmark.enabled else 20
     rounds = [(bare(requests), *through_the_harness(requests)) for _ in range(15 if benchmark.enabled else 1)]
@@ -144,11 +148,9 @@ def test_search_rate_is_not_below_097_of_a_bare_loop(benchmark, publish):
     store.build()
 
     def through_the_harness():
-        measured = point(store, queries)
-        for _ in range(2):
-            measured.block()
-        answers.update(measured.answers)
-        return measured.timed.wall_s
+        point = measured(store, queries, 2)
+        answers.update(point.answers)
+        return point.timed.wall_s
 
     def bare():
         began = time.perf_counter()

@@ -1,0 +1,256 @@
+"""A search cell's figures: recall, latency, rate and quality of every operating point, and what loading the index took.
+
+As `harness.summary` does for embed cells: timings replicate over processes, builds over builds, recall and quality over queries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import StoreError
+from harness.interfaces import PARTS, Data, Ids, part_of
+from harness.metrics import labels as label_metrics
+from harness.metrics.recall import recall_at_k, strict_recall_at_k
+from harness.metrics.similarity import Neighbours
+from harness.records import Better, Measured, Point
+from harness.statistics import mean_over_queries, over_processes
+from harness.summary import Outcome, Summary, measured, percentile, single
+
+LABEL_DEPTH = 10
+"""The k of nDCG@k and label recall@k; 10 is the field's habit (BEIR, MTEB)."""
+
+
+def of_search(
+    outcomes: Sequence[Outcome],
+    memory: Mapping[str, Any],
+    *,
+    vectors: Path,
+    truth: Mapping[float | None, Neighbours],
+    data: Data,
+    random_weights: bool,
+    exact: bool,
+) -> Summary:
+    """Return the figures of a search cell from its replicates and its memory pass.
+
+    Parameters
+    ----------
+    vectors : Path
+        Folder of the source vectors, from which distances are computed again for ties.
+    truth : mapping of Neighbours
+        Exact neighbours of all queries, by the filter's selectivity; None is without a filter.
+    data : Data
+        For the relevance labels.
+    random_weights : bool
+        Vectors of random networks are collapsed: quality is then null.
+    exact : bool
+        Whether the index finds the exact neighbours of these vectors by construction.
+    """
+    corpus = np.load(vectors / "corpus.npy", mmap_mode="r")
+    asked = np.asarray(outcomes[0].result["asked"])
+    queries = np.load(vectors / "queries.npy")[asked]
+    qrels = None if data.qrels is None else {new: data.qrels[old] for new, old in enumerate(asked.tolist()) if old in data.qrels}
+    nearest = {share: Neighbours(found.ids[asked], found.scores[asked], found.metric, found.rows) for share, found in truth.items()}
+
+    def build(name: str, unit: str, better: Better = "lower") -> Measured:
+        return measured(over_processes([outcome.result[name] for outcome in outcomes], unit="build"), unit, better)
+
+    def whether_told(name: str, reason: str) -> Measured:
+        told = all(outcome.result[name] for outcome in outcomes)
+        return build(name, "bytes") if told else Measured(None, "bytes", "lower", reason=reason)
+
+    metrics = {
+        "insert_s": build("insert_s", "s"),
+        "build_s": build("build_s", "s"),
+        "ready_s": build("ready_s", "s"),
+        **_store_times(outcomes),
+        "index_bytes": whether_told("index_bytes", "the store does not tell the size of its index"),
+        "server_rss_before_bytes": whether_told("server_rss_before_bytes", "no server whose memory can be seen"),
+        "server_rss_bytes": whether_told("server_rss_bytes", "no server whose memory can be seen"),
+        "first_query_s": measured(over_processes([outcome.result["first_query_s"] for outcome in outcomes]), "s", "lower"),
+        "peak_rss_bytes": single(memory["peak_rss_bytes"], "bytes", "the store runs in a process that cannot be seen from here"),
+        **_quality(nearest[None].ids, qrels, random_weights, suffix="_exact"),
+    }
+    samples: dict[str, Any] = {
+        f"{name}_{i}": values
+        for i, outcome in enumerate(outcomes)
+        for name, values in outcome.samples.items()
+        if name.startswith(("round_trip_s_", "floor_s_"))
+    }
+    points = []
+    caveats = _search_caveats(outcomes)
+    for number, point in enumerate(outcomes[0].result["points"]):
+        k, share = point["k"], point["selectivity"]
+        answers = [_passed(outcome.samples[f"ids_{number}"], share) for outcome in outcomes]
+        recall = np.mean([recall_at_k(ids, nearest[share], k=k, queries=queries, corpus=corpus) for ids in answers], axis=0)
+        strict = np.mean([strict_recall_at_k(ids, nearest[share], k=k) for ids in answers], axis=0)
+        latencies = [outcome.samples[f"latency_s_{number}"] for outcome in outcomes]
+        same = [outcome.result["points"][number] for outcome in outcomes]
+        figures = {
+            "recall": measured(mean_over_queries(recall, exact=exact), "ratio", "higher"),
+            "recall_strict": measured(mean_over_queries(strict), "ratio", "higher"),
+            "search_latency_p50_s": percentile(latencies, 0.5),
+            "search_latency_p95_s": percentile(latencies, 0.95),
+            "search_latency_p99_s": percentile(latencies, 0.99),
+            "round_trip_p50_s": percentile([outcome.samples[f"round_trip_s_{k}"] for outcome in outcomes], 0.5),
+            "floor_p50_s": percentile([outcome.samples[f"floor_s_{k}"] for outcome in outcomes], 0.5),
+            "qps": measured(over_processes([one["count"] * outcomes[0].result["nq"] / one["wall_s"] for one in same]), "1/s", "higher"),
+            **_load_figures(same),
+            **_quality(answers[0] if k >= LABEL_DEPTH else None, qrels, random_weights, others=answers[1:], filtered=share is not None),
+        }
+        points.append(
+            Point(
+                k=k,
+                concurrency=point["concurrency"],
+                search_params=point["search_params"],
+                metrics=figures,
+                rate_per_s=point["rate_per_s"],
+                nq=outcomes[0].result["nq"],
+                selectivity=share,
+                target_recall=point["target_recall"],
+            )
+        )
+        samples[f"recall_{number}"] = recall
+        samples |= {f"latency_s_{number}_{i}": values for i, values in enumerate(latencies)}
+        caveats += tuple(caveat for caveat in _load_caveats(point, same) if caveat not in caveats)
+    points += [_not_reached(one, points) for one in outcomes[0].result["tuned"] or () if one["search_params"] is None]
+    engine = {name: outcomes[0].result[name] for name in ("version", "server", "ready", "floor_index", "tuned")}
+    return Summary(metrics, tuple(points), caveats, samples, engine)
+
+
+_STORE_TIMES = ("flush", "build", "compact", "load", "wait")
+"""What `harness.interfaces.Ready.times` may tell apart."""
+
+
+def _store_times(outcomes: Sequence[Outcome]) -> dict[str, Measured]:
+    found = {}
+    for name in _STORE_TIMES:
+        seconds = [outcome.result["ready"]["times"].get(name) for outcome in outcomes]
+        told = all(value is not None for value in seconds)
+        found[f"store_{name}_s"] = (
+            measured(over_processes(seconds, unit="build"), "s", "lower")
+            if told
+            else Measured(None, "s", "lower", reason="the store does not tell this part apart")
+        )
+    return found
+
+
+def _passed(ids: Ids, selectivity: float | None) -> Ids:
+    """Return the ids after checking that they are of rows that the filter lets through."""
+    if selectivity is not None:
+        wrong = ids[(ids >= 0) & (part_of(ids) >= round(selectivity * PARTS))]
+        if wrong.size:
+            raise StoreError(f"a search with a filter of selectivity {selectivity:g} returned row {wrong[0]}, which the filter excludes")
+    return ids
+
+
+def _load_figures(same: Sequence[Mapping[str, Any]]) -> dict[str, Measured]:
+    """Return what is known of a load besides latency and rate; null where one client asked one thing after the other."""
+    first = same[0]
+    alone = first["concurrency"] == 1
+    quiet = "one client asks one thing after the other"
+
+    def of(name: str, unit: str, better: Better, reason: str) -> Measured:
+        values = [one[name] for one in same]
+        return measured(over_processes(values), unit, better) if all(values) else Measured(None, unit, better, reason=reason)
+
+    def total(values: Sequence[float], unit: str) -> Measured:
+        if alone:
+            return Measured(None, unit, "lower", reason="an error ends the cell where one client asks")
+        return Measured(float(sum(values)), unit, "lower", n=len(values), reason="a count, no interval")
+
+    return {
+        "errors": total([sum(one["errors"].values()) for one in same], "requests"),
+        "timeouts": total([one["timeouts"] for one in same], "requests"),
+        "client_cpu": of("client_cpu", "cores", "none", quiet if alone else "clients and engine share a process"),
+        "send_lag_p99_s": of("send_lag_p99_s", "s", "lower", "a closed loop has no time at which a request is due"),
+        "max_rate_at_p99_per_s": of("highest_rate_per_s", "1/s", "higher", "not looked for, or no rate met workload.p99_target_s"),
+        "distance_computations": of("distance_computations", "distances", "lower", "the store does not count them"),
+    }
+
+
+_SATURATED = 0.8
+"""Share of a core above which a client process, which has one interpreter lock, is itself what limits the rate."""
+_LATE = 0.1
+"""A p99 of the send lag above this share of the median latency, and above `_LATE_S`, is told."""
+_LATE_S = 0.002
+
+
+def _load_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    load = f"{point['concurrency']} clients" if point["concurrency"] else f"{point['rate_per_s'] or 'the highest rate'} requests/s"
+    busiest = max((one["client_cpu"] or 0.0 for one in same), default=0.0)
+    if busiest > _SATURATED:
+        yield (
+            "saturated_client",
+            f"At {load} a client process was busy for {busiest:.0%} of the time: the rate is the client's limit, not the store's.",
+        )
+    if any(one["errors"] for one in same):
+        texts = {text: sum(one["errors"].get(text, 0) for one in same) for one in same for text in one["errors"]}
+        yield "request_errors", f"At {load} requests failed: " + "; ".join(f"{times} × {text}" for text, times in texts.items()) + "."
+    offered = point["rate_per_s"]
+    if offered and (slowest := min(one["count"] / one["wall_s"] for one in same)) < 0.95 * offered:
+        yield (
+            "overload",
+            f"Of {offered:g} requests/s offered {slowest:.3g}/s were answered: the queue grows, and latencies with the length of the run.",
+        )
+
+
+def _not_reached(one: Mapping[str, Any], points: Sequence[Point]) -> Point:
+    """Return the row that says that a target cannot be reached."""
+    reason = f"recall {one['target_recall']:g} is not reachable with this index: the best found was {one['best']:.4f}"
+    names = points[0].metrics if points else {"recall": Measured(None, "ratio", "higher")}
+    return Point(
+        k=one["k"],
+        concurrency=None,
+        search_params={},
+        metrics={name: Measured(None, figure.unit, figure.better, reason=reason) for name, figure in names.items()},
+        selectivity=one["selectivity"],
+        target_recall=one["target_recall"],
+    )
+
+
+def _search_caveats(outcomes: Sequence[Outcome]) -> tuple[tuple[str, str], ...]:
+    found = []
+    if len(outcomes) == 1:
+        found.append(("one_build", "The index was built once: insert, build and recall of another build may differ; raise processes."))
+    server = outcomes[0].result["server"]
+    if server and re.search(r"//(127\.|localhost|\[::1\])", server):
+        text = "The server ran on the machine of its clients, which takes some of the processors' time from it."
+        found.append(("shared_machine", text))
+    return tuple(found)
+
+
+def _quality(
+    ids: Ids | None,
+    qrels: label_metrics.Qrels | None,
+    random_weights: bool,
+    *,
+    suffix: str = "",
+    others: Sequence[Ids] = (),
+    filtered: bool = False,
+) -> dict[str, Measured]:
+    """Return nDCG and recall against the labels, a query's score being the mean over the builds that answered it."""
+    measures: dict[str, Callable[..., label_metrics.LabelScores]] = {
+        f"ndcg_at_{LABEL_DEPTH}": label_metrics.ndcg_at_k,
+        f"label_recall_at_{LABEL_DEPTH}": label_metrics.recall_at_k,
+    }
+    reason = None
+    if qrels is None:
+        reason = "the dataset has no relevance labels"
+    elif random_weights:
+        reason = "random weights: the vectors mean nothing"
+    elif filtered:
+        reason = "the filter hides relevant documents"
+    elif ids is None:
+        reason = f"needs k ≥ {LABEL_DEPTH}"
+    if reason is not None:
+        return {f"{name}{suffix}": Measured(None, "ratio", "higher", replication="query", reason=reason) for name in measures}
+    scores = {
+        name: np.mean([measure(found, qrels, k=LABEL_DEPTH).scores for found in (ids, *others)], axis=0)
+        for name, measure in measures.items()
+    }
+    return {f"{name}{suffix}": measured(mean_over_queries(values), "ratio", "higher") for name, values in scores.items()}

@@ -1,0 +1,275 @@
+"""From what the replicates of a search cell left behind to its figures, against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from harness import search_summary
+from harness.errors import StoreError
+from harness.interfaces import Data, part_of
+from harness.metrics.similarity import Neighbours
+from harness.search_summary import of_search
+from harness.summary import Outcome
+
+MEMORY = {"peak_rss_bytes": 5e8}
+
+# Four documents on a quarter circle; query 0 lies at document 0, query 1 at document 3.
+ANGLES = np.array([0.0, 0.2, 0.5, 1.0])
+CORPUS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1).astype(np.float32)
+QUERIES = CORPUS[[0, 3]]
+EXACT = np.array([[0, 1, 2, 3], [3, 2, 1, 0]])
+
+POINT = {
+    "search_params": {"ef": 8},
+    "concurrency": 1,
+    "rate_per_s": None,
+    "selectivity": None,
+    "target_recall": None,
+    "errors": {},
+    "timeouts": 0,
+    "client_cpu": None,
+    "send_lag_p99_s": None,
+    "highest_rate_per_s": None,
+    "distance_computations": None,
+}
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    np.save(tmp_path / "corpus.npy", CORPUS)
+    np.save(tmp_path / "queries.npy", QUERIES)
+    return tmp_path
+
+
+def searched(ids, *, factor=1.0, k=2, index_bytes=64, samples=20, count=40, wall_s=0.1, point=None, **more):
+    """One replicate of a search cell that returned `ids`."""
+    result = {
+        "insert_s": 0.3 * factor,
+        "build_s": 0.2 * factor,
+        "ready_s": 0.01 * factor,
+        "index_bytes": index_bytes,
+        "first_query_s": 0.05 * factor,
+        "version": "made up 1",
+        "ready": {"rows": 4, "times": {}},
+        "floor_index": "FLAT",
+        "server": None,
+        "server_rss_before_bytes": None,
+        "server_rss_bytes": None,
+        "asked": [0, 1],
+        "tuned": None,
+        "nq": 1,
+        "points": [{**POINT, "k": k, "wall_s": wall_s * factor, "count": count, **(point or {})}],
+    }
+    latencies = {name: factor * np.linspace(0.001, 0.003, samples) for name in ("latency_s_0", f"floor_s_{k}", f"round_trip_s_{k}")}
+    return Outcome(result | more, {**latencies, "ids_0": np.array(ids, dtype=np.int64)})
+
+
+def figures(outcomes, vectors, *, qrels=None, random_weights=False, exact=False, memory=MEMORY, filtered=None):
+    scores = np.take_along_axis(QUERIES.astype(np.float64) @ CORPUS.T.astype(np.float64), EXACT, axis=1)
+    return of_search(
+        outcomes,
+        memory,
+        vectors=vectors,
+        truth={None: Neighbours(ids=EXACT, scores=scores, metric="cosine", rows=4), **(filtered or {})},
+        data=Data("text", "made", ["a"] * 4, ["q"] * 2, qrels, ""),
+        random_weights=random_weights,
+        exact=exact,
+    )
+
+
+# ------------------------------------------------------------------------------------------ embed cells
+
+
+def test_recall_is_the_mean_over_queries_of_each_querys_mean_over_builds(vectors):
+    right, half, wrong = EXACT[:, :2], [[0, 3], [3, 0]], [[3, 2], [0, 1]]
+    found = figures([searched(right), searched(half)], vectors)
+    assert found.points[0].metrics["recall"].value == pytest.approx(0.75)
+    assert found.samples["recall_0"].tolist() == [0.75, 0.75]
+    assert found.points[0].metrics["recall"].n == 2
+    assert figures([searched(wrong)], vectors).points[0].metrics["recall"].value == 0
+
+
+def test_rate_is_requests_by_wall_time_of_each_process_combined(vectors):
+    qps = figures([searched(EXACT[:, :2]), searched(EXACT[:, :2], factor=1.21)], vectors).points[0].metrics["qps"]
+    assert qps.value == pytest.approx(400 / 1.1)
+    assert (qps.n, qps.replication, qps.better) == (2, "process", "higher")
+
+
+def test_an_exact_index_has_an_exact_recall_and_another_an_interval(vectors):
+    exact = figures([searched(EXACT[:, :2])], vectors, exact=True).points[0].metrics["recall"]
+    assert (exact.value, exact.lo, exact.hi) == (1, 1, 1)
+    other = figures([searched(EXACT[:, :2])], vectors).points[0].metrics["recall"]
+    assert other.value == 1
+    assert other.lo < 0.5, "two perfect queries prove little"
+
+
+def test_build_figures_replicate_over_builds(vectors):
+    found = figures([searched(EXACT[:, :2]), searched(EXACT[:, :2], factor=4.0)], vectors).metrics
+    assert found["insert_s"].value == pytest.approx(0.6)
+    assert (found["insert_s"].n, found["insert_s"].replication) == (2, "build")
+    assert found["index_bytes"].value == 64
+
+
+def test_one_build_is_a_caveat_and_two_are_none(vectors):
+    assert [code for code, _ in figures([searched(EXACT[:, :2])], vectors).caveats] == ["one_build"]
+    assert figures([searched(EXACT[:, :2])] * 2, vectors).caveats == ()
+
+
+def test_a_store_that_does_not_tell_its_size_gives_null(vectors):
+    figure = figures([searched(EXACT[:, :2], index_bytes=None)], vectors).metrics["index_bytes"]
+    assert figure.value is None
+    assert "does not tell" in figure.reason
+
+
+def test_memory_of_a_server_elsewhere_is_null(vectors):
+    figure = figures([searched(EXACT[:, :2])], vectors, memory={"peak_rss_bytes": None}).metrics["peak_rss_bytes"]
+    assert figure.value is None
+    assert figure.reason
+
+
+def test_quality_is_ndcg_by_hand(vectors, monkeypatch):
+    monkeypatch.setattr(search_summary, "LABEL_DEPTH", 2)
+    qrels = {0: {1: 1}, 1: {3: 1}}  # query 0 finds its document second, query 1 first
+    found = figures([searched([[0, 1], [3, 2]])], vectors, qrels=qrels)
+    expected = (1 / math.log2(3) + 1) / 2
+    assert found.metrics["ndcg_at_2_exact"].value == pytest.approx(expected)
+    assert found.points[0].metrics["ndcg_at_2"].value == pytest.approx(expected)
+    assert found.metrics["label_recall_at_2_exact"].value == 1
+    lost = figures([searched([[0, 2], [3, 2]])], vectors, qrels=qrels)
+    assert lost.points[0].metrics["ndcg_at_2"].value == pytest.approx(0.5)
+    assert lost.metrics["ndcg_at_2_exact"].value == pytest.approx(expected), "what exact search finds does not change"
+
+
+def test_quality_over_builds_is_a_querys_mean(vectors, monkeypatch):
+    monkeypatch.setattr(search_summary, "LABEL_DEPTH", 2)
+    found = figures([searched([[0, 1], [3, 2]]), searched([[0, 2], [2, 1]])], vectors, qrels={0: {0: 1}, 1: {3: 1}})
+    assert found.points[0].metrics["ndcg_at_2"].value == pytest.approx((1 + 0.5) / 2)
+    assert found.points[0].metrics["ndcg_at_2"].n == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"qrels": None}, "no relevance labels"),
+        ({"qrels": {0: {0: 1}}, "random_weights": True}, "random weights"),
+        ({"qrels": {0: {0: 1}}}, "needs k ≥ 10"),
+    ],
+)
+def test_quality_that_cannot_be_told_is_null_with_the_reason(vectors, more, words):
+    figure = figures([searched(EXACT[:, :2])], vectors, **more).points[0].metrics["ndcg_at_10"]
+    assert figure.value is None
+    assert words in figure.reason
+
+
+def test_what_the_store_proved_is_handed_on(vectors):
+    info = figures([searched(EXACT[:, :2])], vectors).info
+    assert info == {"version": "made up 1", "server": None, "ready": {"rows": 4, "times": {}}, "floor_index": "FLAT", "tuned": None}
+
+
+def point(found):
+    return found.points[0].metrics
+
+
+def test_queries_a_request_count_for_the_rate_but_not_for_the_number_of_requests(vectors):
+    alone, four = (figures([searched(EXACT[:, :2], nq=nq)], vectors).points[0] for nq in (1, 4))
+    assert four.metrics["qps"].value == pytest.approx(4 * alone.metrics["qps"].value)
+    assert (alone.nq, four.nq) == (1, 4)
+
+
+def test_only_the_queries_that_were_measured_count(vectors):
+    """Query 0 was for tuning: what is asked is query 1 alone, whose labels and truth are its own."""
+    one = searched([[3, 0]], asked=[1])
+    found = figures([one], vectors, qrels={0: {0: 1}, 1: {3: 1}})
+    assert point(found)["recall"].value == 0.5
+    assert point(found)["recall"].n == 1
+
+
+def test_a_load_has_its_errors_client_and_lag_and_one_client_alone_has_not(vectors):
+    load = {
+        "concurrency": None, "rate_per_s": 300.0, "errors": {"busy": 3}, "timeouts": 1, "client_cpu": 0.25, "send_lag_p99_s": 1e-4,
+        "highest_rate_per_s": None,
+    }  # fmt: skip
+    found = figures([searched(EXACT[:, :2], point=load), searched(EXACT[:, :2], point=load)], vectors)
+    assert (point(found)["errors"].value, point(found)["timeouts"].value) == (6, 2)
+    assert point(found)["client_cpu"].value == pytest.approx(0.25)
+    assert point(found)["send_lag_p99_s"].value == pytest.approx(1e-4)
+    assert (found.points[0].concurrency, found.points[0].rate_per_s) == (None, 300.0)
+    assert "3 × busy" not in dict(found.caveats)["request_errors"]
+    assert "6 × busy" in dict(found.caveats)["request_errors"]
+    alone = point(figures([searched(EXACT[:, :2])], vectors))
+    for name in ("errors", "timeouts", "client_cpu", "send_lag_p99_s", "max_rate_at_p99_per_s", "distance_computations"):
+        assert alone[name].value is None
+        assert alone[name].reason
+
+
+def test_a_busy_client_is_told_and_is_no_result_of_the_server(vectors):
+    busy = {"concurrency": 8, "client_cpu": 0.93}
+    assert "93%" in dict(figures([searched(EXACT[:, :2], point=busy)], vectors).caveats)["saturated_client"]
+    idle = {"concurrency": 8, "client_cpu": 0.3}
+    assert "saturated_client" not in dict(figures([searched(EXACT[:, :2], point=idle)], vectors).caveats)
+
+
+def test_a_rate_that_is_not_kept_up_with_is_told(vectors):
+    offered = {"concurrency": None, "rate_per_s": 500.0}  # 40 answers in 0.1 s are 400/s
+    assert "400/s were answered" in dict(figures([searched(EXACT[:, :2], point=offered)], vectors).caveats)["overload"]
+    met = {"concurrency": None, "rate_per_s": 390.0}
+    assert "overload" not in dict(figures([searched(EXACT[:, :2], point=met)], vectors).caveats)
+
+
+def test_the_highest_rate_is_a_figure_over_processes(vectors):
+    rates = [searched(EXACT[:, :2], point={"concurrency": None, "highest_rate_per_s": rate}) for rate in (100.0, 121.0)]
+    figure = point(figures(rates, vectors))["max_rate_at_p99_per_s"]
+    assert figure.value == pytest.approx(110)
+    assert figure.n == 2
+
+
+def test_recall_under_a_filter_is_against_the_neighbours_that_it_lets_through(vectors):
+    allowed = [i for i in range(4) if part_of(np.asarray([i]))[0] < 500]
+    assert 2 <= len(allowed) < 4, "the filter excludes some of these rows"
+    ids = np.asarray([[i for i in row if i in allowed] for row in EXACT])
+    scores = np.take_along_axis(QUERIES.astype(np.float64) @ CORPUS.T.astype(np.float64), ids, axis=1)
+    truth = {0.5: Neighbours(ids=ids, scores=scores, metric="cosine", rows=4)}
+    right = searched(ids[:, :2], point={"selectivity": 0.5})
+    found = figures([right], vectors, filtered=truth, qrels={0: {0: 1}})
+    assert point(found)["recall"].value == 1
+    assert found.points[0].selectivity == 0.5
+    assert "filter" in point(found)["ndcg_at_10"].reason
+    excluded = next(i for i in range(4) if i not in allowed)
+    wrong = searched([[excluded, ids[0, 0]], ids[1, :2]], point={"selectivity": 0.5})
+    with pytest.raises(StoreError, match=f"returned row {excluded}, which the filter excludes"):
+        figures([wrong], vectors, filtered=truth)
+
+
+def test_a_target_that_cannot_be_reached_is_a_row_that_says_so(vectors):
+    tuned = [
+        {"k": 2, "selectivity": None, "target_recall": 0.9, "search_params": {"ef": 8}, "best": 0.97, "tries": 4},
+        {"k": 2, "selectivity": None, "target_recall": 0.99, "search_params": None, "best": 0.97, "tries": 9},
+    ]
+    found = figures([searched(EXACT[:, :2], tuned=tuned, point={"target_recall": 0.9})], vectors)
+    reached, missed = found.points
+    assert (reached.target_recall, missed.target_recall) == (0.9, 0.99)
+    assert missed.search_params == {}
+    assert all(figure.value is None for figure in missed.metrics.values())
+    assert missed.metrics["recall"].reason == "recall 0.99 is not reachable with this index: the best found was 0.9700"
+
+
+def test_parts_of_getting_ready_are_figures_where_the_store_tells_them_apart(vectors):
+    told = [searched(EXACT[:, :2], ready={"rows": 4, "times": {"flush": 0.5 * factor}}, factor=factor) for factor in (1.0, 4.0)]
+    found = figures(told, vectors).metrics
+    assert found["store_flush_s"].value == pytest.approx(1.0)
+    assert found["store_flush_s"].replication == "build"
+    assert found["store_build_s"].value is None
+    assert found["store_build_s"].reason
+
+
+def test_memory_of_a_server_on_this_machine_is_told_before_and_after_loading(vectors):
+    told = searched(EXACT[:, :2], server="http://127.0.0.1:19530", server_rss_before_bytes=2e8, server_rss_bytes=3e8)
+    found = figures([told, told], vectors)
+    assert (found.metrics["server_rss_before_bytes"].value, found.metrics["server_rss_bytes"].value) == (
+        pytest.approx(2e8),
+        pytest.approx(3e8),
+    )
+    assert "shared_machine" in dict(found.caveats)
+    far = figures([searched(EXACT[:, :2], server="https://milvus.example.org:443")] * 2, vectors)
+    assert far.caveats == ()
