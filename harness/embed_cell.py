@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import threads
 from harness.audit import audit
 from harness.build import build
 from harness.data import Batches, open_data
@@ -58,6 +59,7 @@ def sample(data: Data, *, items: int, batch_size: int, seed: int) -> Batches:
 
 def load(spec: Mapping[str, Any]) -> tuple[Model, ModelInfo]:
     """Build and load the model that a cell's specification names."""
+    threads.set_interop(spec["interop_threads"])
     model: Model = build(spec["model"], key="model")
     return model, model.load(
         Weights(**spec["weights"]), device=spec["device"], dtype=spec["dtype"], attention=spec["attention"], compiled=spec["compile"]
@@ -119,7 +121,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     items_a_pass = sum(ready.count for ready in prepared)
     passes_done = forward.count / len(prepared)
     result = {
-        "info": {**asdict(info), "weights_fingerprint": model.fingerprint()},
+        "info": {**asdict(info), "weights_fingerprint": model.fingerprint(), "threads": threads.in_force()},
         "caveats": [[caveat.code, caveat.text] for caveat in caveats],
         "load_s": load_s,
         "first_batch_s": first_batch_s,

@@ -335,6 +335,7 @@ class Engine:
                 "source": cell.parts["source"],
                 "commit": fingerprint.commit(),
                 "engine": about if cell.kind == "search" else {},
+                "threads": about.get("threads") if cell.kind == "embed" else None,
                 "other_work": self._other_work,
                 "memory_available_bytes": psutil.virtual_memory().available,
             },

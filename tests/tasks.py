@@ -1,5 +1,6 @@
 """Work for measuring processes, good and bad, named in tests as ``tests.tasks:function``."""
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,14 @@ def hash_of_a_word(spec, folder, report):
 
 def environment(spec, folder, report):
     (folder / "answer").write_text(os.environ.get("OMP_NUM_THREADS", ""))
+
+
+def threads_in_force(spec, folder, report):
+    from harness import threads
+
+    threads.set_interop(spec["interop_threads"])
+    threads.set_interop(spec["interop_threads"])  # a model is loaded twice
+    (folder / "answer").write_text(json.dumps(threads.in_force()))
 
 
 def loaded_modules(spec, folder, report):
@@ -55,7 +64,7 @@ def run_out_of_memory_in_a_library(spec, folder, report):
 
 def run_out_of_memory_behind_another_error(spec, folder, report):
     try:
-        raise MemoryError
+        bytearray(2**60)
     except MemoryError as error:
         raise StoreError("the store refused the rows") from error
 
