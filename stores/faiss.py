@@ -438,7 +438,7 @@ class Faiss:
             found = faiss.SearchParametersIVF(nprobe=int(params["nprobe"]), **only)
         else:
             found = faiss.SearchParameters(**only)
-        again = params["reorder_k"] / k if "reorder_k" in params else params.get("refine_k")
+        again = max(1.0, params["reorder_k"] / k) if "reorder_k" in params else params.get("refine_k")
         if again is not None:
             # FAISS multiplies by k in float32 and cuts off the fraction: rounded up a little, 100 stays 100.
             found = faiss.IndexRefineSearchParameters(k_factor=again * (1 + 2**-20), base_index_params=found)

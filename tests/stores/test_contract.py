@@ -1,11 +1,14 @@
 """What every store has to keep, over every store, index and metric that `conf/` has; a new YAML is picked up by itself.
 
-A store whose engine is a server that does not run here is skipped, with the reason that it gives.
+A store whose server does not run here, or whose library is not installed, is skipped, with the reason that it gives.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -14,16 +17,24 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from harness.errors import StoreError
-from harness.interfaces import Store
+from harness.interfaces import Store, part_of
 from stores.index import FLAT
-from stores.vectors import METRICS
+from stores.vectors import DTYPES, METRICS
 from tests.stores.oracle import ROOT, distances, hard_rows, recall
 
-ROWS, DIM, K = 1_200, 48, 10
+ROWS, DIM, K = 1_200, 64, 10
 CORPUS, QUERIES = hard_rows(ROWS, DIM, 1), hard_rows(40, DIM, 2)
 STORES = sorted(path.stem for path in (ROOT / "conf/store").glob("*.yaml"))
 INDEXES = sorted(path.stem for path in (ROOT / "conf/index").glob("*.yaml"))
 QUANTISED = ("SQ", "PQ", "RABITQ", "SCANN")
+LEAST_RECALL = {"IVF_SQ8": 0.95, "IVF_PQ": 0.75, "IVF_RABITQ": 0.4, "SCANN": 0.95, "HNSW_SQ": 0.95, "HNSW_PQ": 0.75, "HNSW_PRQ": 0.75}
+"""What a compressed index still finds of these hard rows when it looks at all of them."""
+DISORDER = {"IVF_PQ": 1.5, "HNSW_PQ": 1.5, "HNSW_PRQ": 1.5}
+"""By how much rows may be out of order where codes are compared and not rows, in standard deviations of the distances."""
+PARTS = (1, 10, 100, 500)
+"""Filters that let 0.1, 1, 10 and 50 % of the rows pass."""
+NO_ENGINE = ("pip install", "did not answer", "could not start", "needs a GPU")
+"""What a store says whose engine is not to be had on this machine."""
 
 
 def from_yaml(group, name):
@@ -46,7 +57,7 @@ def opened(name, folder):
     try:
         store.open(folder)
     except StoreError as error:
-        if store.in_process:
+        if store.in_process and not any(words in str(error) for words in NO_ENGINE):
             raise
         pytest.skip(f"store={name}: {error}")
     return store
@@ -123,7 +134,7 @@ def test_the_widest_search_finds_k_rows(case):
 
 def test_answers_are_sorted_best_first(case):
     to_rows = distances(QUERIES, CORPUS, case.metric)
-    tolerance = (0.1 if is_quantised(case.index) else 1e-6) * to_rows.std()
+    tolerance = DISORDER.get(case.index.family, 0.1 if is_quantised(case.index) else 1e-6) * to_rows.std()
     for answer in case.answers:
         for row, ids in enumerate(answer):
             assert (np.diff(to_rows[row][ids[ids >= 0]]) >= -tolerance).all()
@@ -141,7 +152,7 @@ def test_recall_rises_with_the_knob_from_below_one(case):
     recalls = [recall(answer, QUERIES, CORPUS, case.metric) for answer in case.answers]
     assert recalls[0] < 0.95
     assert recalls[-1] > recalls[0] + 0.05
-    assert (np.diff(recalls) >= -0.01).all()
+    assert (np.diff(recalls) >= (-0.05 if is_quantised(case.index) else -0.01)).all()
 
 
 def test_ivf_that_probes_every_cell_finds_everything(case):
@@ -149,7 +160,7 @@ def test_ivf_that_probes_every_cell_finds_everything(case):
         pytest.skip("an index without cells")
     assert case.index.search_params()[-1]["nprobe"] == case.index.build_params()["nlist"]
     found = recall(case.answers[-1], QUERIES, CORPUS, case.metric)
-    assert found > 0.95 if is_quantised(case.index) else found == 1.0
+    assert found >= LEAST_RECALL.get(case.index.family, 1.0)
 
 
 def test_ready_counts_all_rows(case):
@@ -162,7 +173,7 @@ def test_index_bytes_are_of_the_size_of_what_is_stored(case):
         pytest.skip("the store cannot tell")
     vectors = ROWS * DIM * 4
     if is_quantised(case.index):
-        assert vectors / 8 < case.index_bytes < vectors * 1.2
+        assert vectors / 8 < case.index_bytes < vectors * 1.5
     else:
         assert vectors <= case.index_bytes < vectors * 2
 
@@ -182,6 +193,124 @@ def test_a_wrong_query_is_refused_and_the_store_goes_on(case):
         with pytest.raises(StoreError, match="must be float32 of shape"):
             case.store.search(queries, K, params)
     assert case.store.search(QUERIES[:1], K, params).shape == (1, K)
+
+
+def test_searches_side_by_side_answer_as_one_after_the_other(case):
+    params = case.index.search_params()[-1]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda i: case.store.search(QUERIES[i : i + 1], K, params)[0], [i % 40 for i in range(160)]))
+    serial = np.concatenate([case.store.search(QUERIES[i : i + 1], K, params) for i in range(40)])
+    assert (np.array(found) == np.tile(serial, (4, 1))).all()
+
+
+def test_deeper_than_there_are_rows_the_answer_is_padded(case):
+    answer = case.store.search(
+        QUERIES[:2], ROWS + 5, {**case.index.search_params()[-1], **({"ef": ROWS + 5} if case.index.knob == "ef" else {})}
+    )
+    assert answer.shape == (2, ROWS + 5)
+    for ids in answer:
+        found = ids[ids >= 0]
+        assert len(found) >= ROWS * 0.6
+        assert (ids[len(found) :] == -1).all()
+        assert len(set(found.tolist())) == len(found)
+
+
+def filtered_recall(case, below):
+    """Recall against brute force over the rows that the filter lets pass; fewer than k of them may be all there are."""
+    allowed = np.flatnonzero(part_of(np.arange(ROWS)) < below)
+    answer = case.store.search(QUERIES, K, case.index.search_params()[-1], below=below)
+    assert np.isin(answer[answer >= 0], allowed).all(), "a row that the filter keeps out"
+    rank_of = np.full(ROWS + 1, -1)
+    rank_of[allowed] = np.arange(len(allowed))
+    ranks = rank_of[answer][:, : min(K, len(allowed))]
+    return recall(ranks, QUERIES, CORPUS[allowed], case.metric)
+
+
+@pytest.mark.parametrize("below", PARTS)
+def test_a_filter_lets_its_rows_pass_and_no_other(case, below):
+    if not case.store.filters:
+        pytest.skip("a store without filters")
+    found = filtered_recall(case, below)
+    if case.index.family == "FLAT" or (case.index.knob == "nprobe" and not is_quantised(case.index)):
+        assert found == 1.0
+    else:
+        assert found > 0.75 * LEAST_RECALL.get(case.index.family, 1.0)
+
+
+def quantised(vectors, vector_type):
+    """What a store of that type is handed, and the numbers that it then holds."""
+    if vector_type == "int8":
+        whole = np.clip(vectors * 30, -127, 127).astype(np.int8)
+        return whole, whole.astype(np.float32)
+    if vector_type == "binary":
+        bits = vectors > 0
+        return np.packbits(bits, axis=1), np.where(bits, np.float32(1), np.float32(-1))
+    if vector_type == "fp16":
+        return vectors, vectors.astype(np.float16).astype(np.float32)
+    if vector_type == "bf16":
+        upper = (vectors.view(np.uint32) + 0x7FFF + ((vectors.view(np.uint32) >> 16) & 1)) & 0xFFFF0000  # round to nearest, ties to even
+        return vectors, upper.astype(np.uint32).view(np.float32)
+    return vectors, vectors
+
+
+def stored_types():
+    for name, index, metric in product(STORES, ("flat", "hnsw", "ivf_flat"), METRICS):
+        store, settings = from_yaml("store", name), from_yaml("index", index)
+        for vector_type in store.vector_types:
+            if vector_type != "fp32" and not store.violations(
+                index=settings, metric=metric, dim=DIM, rows=ROWS, k=[K], vector_type=vector_type
+            ):
+                yield pytest.param(name, index, metric, vector_type, id=f"{name}-{index}-{metric}-{vector_type}")
+
+
+@pytest.mark.parametrize(("name", "index", "metric", "vector_type"), list(stored_types()))
+def test_a_vector_type_is_searched_as_brute_force_over_the_quantised_vectors_does(name, index, metric, vector_type, tmp_path):
+    store, index = opened(name, tmp_path / "store"), from_yaml("index", index)
+    handed, held = quantised(CORPUS, vector_type)
+    asked, meant = quantised(QUERIES, vector_type)
+    assert handed.dtype == DTYPES[vector_type]
+    store.create("typed", dim=DIM, metric=metric, index=index, vector_type=vector_type)
+    fill(store, handed)
+    answer = store.search(asked, K, index.search_params()[-1])
+    rtol = 2**-7 if vector_type in ("fp16", "bf16") else 1e-5  # the order in which an engine rounds and normalises is its own
+    assert recall(answer, meant, held, metric, rtol=rtol) >= (0.97 if index.family == "HNSW" else 1.0)
+    if store.index_bytes() is not None:
+        plain = ROWS * DIM * 4
+        assert store.index_bytes() < plain * (1.3 if index.family == "HNSW" else 0.75)
+    with pytest.raises(StoreError, match="vectors must be"):
+        store.search(QUERIES.astype(np.float64), K, index.search_params()[-1])
+    store.close()
+
+
+def test_duplicates_of_a_row_are_found_each_once(store):
+    rows = np.repeat(CORPUS[:60], 20, axis=0)
+    store.create("duplicates", dim=DIM, metric="l2", index=FLAT())
+    fill(store, rows)
+    answer = store.search(CORPUS[:60], 20, {})
+    for row, ids in enumerate(answer):
+        assert sorted(ids.tolist()) == list(range(20 * row, 20 * row + 20))
+    store.drop()
+
+
+def test_dropped_and_closed_a_store_leaves_neither_rows_nor_threads(store, tmp_path):
+    before = {thread.ident for thread in threading.enumerate()}
+    folder = tmp_path / "left"
+    other = opened(store.name, folder)
+    other.create("left", dim=DIM, metric="l2", index=FLAT())
+    fill(other, CORPUS)
+    other.drop()
+    with pytest.raises(StoreError):
+        other.search(QUERIES, K, {})
+    other.close()
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < CORPUS.nbytes / 4
+
+    def left():
+        return [thread.name for thread in threading.enumerate() if thread.ident not in before and not thread.daemon]
+
+    deadline = time.monotonic() + 20
+    while left() and time.monotonic() < deadline:  # a client library may take a moment
+        time.sleep(0.05)
+    assert left() == []
 
 
 def test_insert_in_one_or_many_batches_is_the_same(store):
