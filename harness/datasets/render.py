@@ -1,4 +1,4 @@
-"""A scene as a picture: the only place that knows how a described scene looks.
+"""A scene as a picture or a film: the only place that knows how a described scene looks.
 
 Drawn at `OVERSAMPLING` times the size and scaled down, so that edges are smooth as in a photograph, with a little
 variation of every colour and with noise, so that no two pictures of a label are alike in their pixels.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -39,8 +39,24 @@ Colour = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 
 
-def render(scene: Scene, size: int) -> Image.Image:
-    """Return the RGB picture of `scene`, `size` × `size` pixels; the same on every machine with the same NumPy and Pillow."""
+def film(scene: Scene, size: int, frames: int) -> Iterator[Image.Image]:
+    """Yield the frames of `scene` in motion: the same colours and background in all of them, noise of its own in each."""
+    for number in range(frames):
+        yield render(scene.at(number / max(frames - 1, 1)), size, exposure=number)
+
+
+def render(scene: Scene, size: int, *, exposure: int = 0) -> Image.Image:
+    """Return the RGB picture of `scene`, `size` × `size` pixels; the same on every machine with the same NumPy and Pillow.
+
+    Parameters
+    ----------
+    scene : Scene
+        What to show.
+    size : int
+        Width and height in pixels.
+    exposure : int
+        Another number gives other noise, and changes nothing else.
+    """
     seed = int.from_bytes(hashlib.sha256(f"render {scene.seed} {scene.label}".encode()).digest()[:8])
     chance = np.random.default_rng(seed)
     side = size * OVERSAMPLING
@@ -49,6 +65,8 @@ def render(scene: Scene, size: int) -> Image.Image:
     for thing in (*scene.others, scene.main):
         _draw_thing(pen, thing, side, _varied(thing.colour, chance))
     pixels = np.asarray(picture.resize((size, size), Image.Resampling.BOX), dtype=np.float32)
+    if exposure:
+        chance = np.random.default_rng([seed, exposure])
     noise = chance.standard_normal(pixels.shape, dtype=np.float32) * np.float32(255 * scene.noise)
     return Image.fromarray(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
 

@@ -1,14 +1,14 @@
 """What a scene is, before it becomes a picture: a few things of a shape and a colour in front of a background.
 
-A scene is drawn from its seed alone and says everything about itself in words and fractions, no pixels, so that
-the same scene can be rendered as a picture, told as a caption, and later moved or sounded.
+A scene is drawn from its seed alone and says everything about itself in words and fractions, no pixels and no samples, so
+that the same scene can be rendered as a picture, set in motion, heard, and told as a caption.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SHAPES = ("circle", "ring", "triangle", "square", "hexagon", "star", "cross", "arrow")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -18,6 +18,21 @@ TONES = ("white", "light grey", "dark grey", "black", "beige", "brown")
 PATTERNS = ("plain", "shaded", "striped", "chequered", "dotted")
 LABELS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 """What a scene can be about: the colour and shape of its main thing. 64 of them."""
+
+HEADINGS = {
+    "to the right": (1, 0),
+    "down and to the right": (1, 1),
+    "downwards": (0, 1),
+    "down and to the left": (-1, 1),
+    "to the left": (-1, 0),
+    "up and to the left": (-1, -1),
+    "upwards": (0, -1),
+    "up and to the right": (1, -1),
+}
+"""Where things can move to, as words and as steps to the right and down."""
+
+TRAVEL = 0.3
+"""Way of the main thing in a clip, in sides along each axis of its heading; the largest thing has 0.32 of room."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +68,43 @@ class Scene:
     @property
     def caption(self) -> str:
         """The whole scene in a sentence: ``a large red circle at the top left, with a blue star, on a striped beige background``."""
-        size = "small" if self.main.radius < 0.2 else "medium-sized" if self.main.radius < 0.27 else "large"
         row = ("top", "middle", "bottom")[min(int(self.main.y * 3), 2)]
         column = ("left", "centre", "right")[min(int(self.main.x * 3), 2)]
         place = "in the centre" if (row, column) == ("middle", "centre") else f"at the {row} {column}"
-        names = [f"{_article(thing.colour)} {thing.colour} {thing.shape}" for thing in self.others]
-        company = f", with {' and '.join(names)}," if names else ""
+        return f"a {self._size} {self.label} {place}{self._company} on {self._ground}"
+
+    @property
+    def caption_in_motion(self) -> str:
+        """The scene as a film, in a sentence: ``a large red circle moving upwards, with a blue star, on a striped beige background``."""
+        return f"a {self._size} {self.label} moving {self.heading}{self._company} on {self._ground}"
+
+    @property
+    def heading(self) -> str:
+        """Where the main thing moves, one of `HEADINGS`."""
+        return random.Random(f"heading {self.seed} {self.label}").choice(list(HEADINGS))
+
+    def at(self, time: float) -> Scene:
+        """Return the scene at a time of the clip, from 0 at its beginning to 1 at its end.
+
+        The main thing moves along its heading and stays whole; the others move half as far, each along a heading of its own.
+        """
+        chance = random.Random(f"headings {self.seed} {self.label}")
+        others = tuple(_moved(thing, chance.choice(list(HEADINGS)), TRAVEL / 2, time) for thing in self.others)
+        return replace(self, main=_moved(self.main, self.heading, TRAVEL, time), others=others)
+
+    @property
+    def _size(self) -> str:
+        return "small" if self.main.radius < 0.2 else "medium-sized" if self.main.radius < 0.27 else "large"
+
+    @property
+    def _company(self) -> str:
+        names = [f"{article(thing.colour)} {thing.colour} {thing.shape}" for thing in self.others]
+        return f", with {' and '.join(names)}," if names else ""
+
+    @property
+    def _ground(self) -> str:
         ground = f"{self.pattern} {self.tones[0]}"
-        return f"a {size} {self.label} {place}{company} on {_article(ground)} {ground} background"
+        return f"{article(ground)} {ground} background"
 
 
 def draw(seed: str, label: str) -> Scene:
@@ -91,5 +135,15 @@ def _apart(one: Thing, other: Thing) -> bool:
     return math.dist((one.x, one.y), (other.x, other.y)) > one.radius + other.radius + 0.02
 
 
-def _article(words: str) -> str:
+def _moved(thing: Thing, heading: str, way: float, time: float) -> Thing:
+    """A thing on its way, which goes through the place it was drawn at as near to the middle of the clip as the borders allow."""
+    x, y = (
+        min(max(place, thing.radius + way / 2), 1 - thing.radius - way / 2) + step * way * (time - 0.5) if step else place
+        for place, step in zip((thing.x, thing.y), HEADINGS[heading], strict=True)
+    )
+    return replace(thing, x=x, y=y)
+
+
+def article(words: str) -> str:
+    """The article that goes before some words."""
     return "an" if words[0] in "aeiou" else "a"

@@ -12,11 +12,18 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from harness.datasets.decode import decode
-from harness.interfaces import Dataset
+from harness.interfaces import Clip, Dataset, Sound
 from tests.datasets.samples import REPOSITORY, picture
 
 FOLDER = REPOSITORY / "conf" / "dataset"
 OPTIONS = sorted(path.stem for path in FOLDER.glob("*.yaml") if "_target_" in OmegaConf.load(path))
+KINDS = {"text": str, "image": Image.Image, "audio": Sound, "video": Clip}
+VARIANTS = {"asked_by", "medium", "corpus", "queries", "size"}
+"""Settings in which further options of one class differ from its defaults."""
+
+SMALL = {"size": 32, "seconds": 0.5, "frames_per_s": 4}
+"""What makes a dataset's items small, where it has such settings."""
+
 HEAVY = ("torch", "transformers", "sentence_transformers", "pymilvus", "milvus_lite", "faiss", "pandas", "scipy", "sklearn")
 
 MATERIALISE = """
@@ -52,11 +59,20 @@ def folder(tmp_path_factory):
 def node(request, folder):
     """The settings of a dataset, as small as it goes."""
     node = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{request.param}.yaml"), resolve=True)
-    return {**node, **({"path": str(folder)} if "path" in node else {}), "corpus": 30, "queries": 7}
+    small = {name: value for name, value in SMALL.items() if name in node}
+    return {**node, **small, **({"path": str(folder)} if "path" in node else {}), "corpus": 30, "queries": 7}
 
 
 def test_the_options_are_those_that_are_shipped():
-    assert {"docstrings", "files", "scenes"} <= set(OPTIONS)
+    assert {"docstrings", "files", "scenes", "scenes_by_caption", "scenes_audio", "scenes_video"} <= set(OPTIONS)
+
+
+def test_auto_names_options_that_exist_and_have_the_modality():
+    """A model of two modalities is asked in the second for documents of the first."""
+    chosen = OmegaConf.to_container(OmegaConf.load(FOLDER / "auto.yaml"))["by_modality"]
+    for modality, option in chosen.items():
+        dataset = instantiate(OmegaConf.load(FOLDER / f"{option}.yaml"), _convert_="object")
+        assert (dataset.modality, dataset.query_modality) == (modality.split("+")[0], modality.split("+")[-1])
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -73,9 +89,9 @@ def test_the_file_states_the_class_own_defaults(option, folder):
     own = {"path": str(folder)} if "path" in node else {}
     plain = instantiate({"_target_": node["_target_"], **own}, _convert_="object")
     shipped = instantiate({**node, **own}, _convert_="object")
-    assert {name: getattr(shipped, name) for name in node if name not in ("_target_", "packages")} == {
-        name: getattr(plain, name) for name in node if name not in ("_target_", "packages")
-    }
+    varied = VARIANTS if option.startswith("scenes_") else set()
+    names = set(node) - {"_target_", "packages"} - varied
+    assert {name: getattr(shipped, name) for name in names} == {name: getattr(plain, name) for name in names}
 
 
 def test_it_keeps_the_protocol_and_delivers_the_sizes_asked_for(node, tmp_path):
@@ -84,7 +100,7 @@ def test_it_keeps_the_protocol_and_delivers_the_sizes_asked_for(node, tmp_path):
     assert (dataset.corpus, dataset.queries) == (30, 7)
     data = dataset.materialise(tmp_path)
     assert (len(data.corpus), len(data.queries)) == (30, 7)
-    assert data.modality == dataset.modality
+    assert (data.modality, data.query_modality) == (dataset.modality, dataset.query_modality)
     assert len(bytes.fromhex(data.fingerprint)) == 32
     assert not set(data.corpus) & set(data.queries)
     json.dumps([dict(data.labels), dataset.identity()], allow_nan=False)
@@ -101,22 +117,23 @@ def test_qrels_name_existing_queries_and_documents_with_positive_grades(node, tm
 
 def test_every_item_decodes_to_what_a_model_of_its_modality_takes(node, tmp_path):
     data = instantiate(node, _convert_="object").materialise(tmp_path)
-    for stored in (*data.corpus, *data.queries):
-        item = decode(data.modality, stored)
-        if data.modality == "text":
-            assert isinstance(item, str)
-            assert item.strip()
-        else:
-            assert isinstance(item, Image.Image)
-            assert item.mode == "RGB"
+    for modality, items in ((data.modality, data.corpus), (data.query_modality, data.queries)):
+        for stored in items:
+            item = decode(modality, stored)
+            assert isinstance(item, KINDS[modality])
+            if modality == "text":
+                assert item.strip()
+            elif modality == "image":
+                assert item.mode == "RGB"
 
 
 def test_files_are_written_into_the_folder_given_and_nowhere_else(node, tmp_path):
     (tmp_path / "cache").mkdir()
     data = instantiate(node, _convert_="object").materialise(tmp_path / "cache")
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
-    if data.modality == "image":
-        assert all(Path(path).is_absolute() and Path(path).is_file() for path in (*data.corpus, *data.queries))
+    for modality, items in ((data.modality, data.corpus), (data.query_modality, data.queries)):
+        if modality != "text":
+            assert all(Path(path).is_absolute() and Path(path).is_file() for path in items)
 
 
 def test_two_fresh_processes_make_the_same_and_import_nothing_heavy(node, tmp_path):

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from harness.datasets.decode import decode
-from harness.datasets.render import RGB, render
-from harness.datasets.scene import COLOURS, LABELS, SHAPES, TONES, Scene, Thing, draw
-from harness.datasets.scenes import Scenes
+from harness.datasets.render import RGB, film, render
+from harness.datasets.scene import COLOURS, HEADINGS, LABELS, SHAPES, TONES, Scene, Thing, draw
+from harness.datasets.scenes import SAMPLE_RATE, Scenes
+from harness.datasets.sounding import sound
 from harness.errors import SettingsError
 
 seeds = st.integers(0, 10**6).map(str)
@@ -142,7 +143,86 @@ def test_the_nearest_picture_by_colour_has_the_same_colour(data):
     assert right / 90 > 0.8
 
 
+@given(seeds, labels, st.floats(0, 1))
+def test_in_motion_everything_stays_whole_and_the_main_thing_goes_along_its_heading(seed, label, time):
+    scene = draw(seed, label)
+    for thing in (scene.at(time).main, *scene.at(time).others):
+        assert thing.radius - 1e-9 <= thing.x <= 1 - thing.radius + 1e-9
+        assert thing.radius - 1e-9 <= thing.y <= 1 - thing.radius + 1e-9
+    start, end = scene.at(0).main, scene.at(1).main
+    assert (end.x - start.x, end.y - start.y) == pytest.approx(tuple(0.3 * step for step in HEADINGS[scene.heading]))
+    assert f"{label} moving {scene.heading}" in scene.caption_in_motion
+    assert scene.at(time).label == label
+
+
+def test_all_headings_occur():
+    assert {draw(str(seed), LABELS[0]).heading for seed in range(100)} == set(HEADINGS)
+
+
+def test_the_frames_of_a_film_share_colours_and_ground_and_have_noise_of_their_own():
+    still = Scene("3", Thing("star", "blue", 0.3, 0.5, 0.5, 10), (), "striped", ("white", "brown"), 0.0)
+    first, *_, last = (np.asarray(frame).astype(int) for frame in film(still, 64, 5))
+    assert (first[:6, :6] == last[:6, :6]).all()
+    assert (first != last).any()
+    noisy = [np.asarray(frame).astype(int) for frame in film(Scene("3", still.main, (), "plain", ("dark grey", "brown"), 0.05), 64, 3)]
+    assert 8 < (noisy[1] - noisy[2])[:8].std() < 30
+
+
+def test_a_single_frame_is_enough():
+    assert len(list(film(draw("1", LABELS[0]), 32, 1))) == 1
+
+
+def test_another_exposure_changes_the_noise_alone():
+    scene = Scene("1", Thing("circle", "red", 0.1, 0.2, 0.2, 0), (), "plain", ("light grey", "black"), 0.05)
+    one, other = (np.asarray(render(scene, 100, exposure=number)).astype(float) for number in (0, 1))
+    assert (one != other).mean() > 0.8
+    assert abs(one.mean() - other.mean()) < 0.5
+
+
+@pytest.mark.parametrize("medium", ["image", "audio", "video"])
+def test_captions_are_asked_about_the_same_documents_and_relevant_ones_have_the_label(tmp_path, medium):
+    small = {"corpus": 12, "queries": 5, "size": 32, "seconds": 0.5, "medium": medium}
+    plain = Scenes(**small).materialise(tmp_path)
+    told = Scenes(**small, asked_by="caption").materialise(tmp_path)
+    assert (told.modality, told.query_modality, told.asked_in) == (medium, "text", "text")
+    assert (plain.query_modality, plain.asked_in) == (medium, None)
+    assert (told.corpus, told.qrels) == (plain.corpus, plain.qrels)
+    assert told.fingerprint != plain.fingerprint
+    scenes = Scenes(**small).describe()[1]
+    for text, scene in zip(told.queries, scenes, strict=True):
+        assert text == Scenes(**small).told(scene)
+        assert medium == "audio" or scene.label in text
+    assert len(set(told.queries)) == 5
+
+
+def test_a_film_holds_its_scene_in_motion_and_its_sound(tmp_path):
+    dataset = Scenes(medium="video", corpus=6, queries=1, size=96, seconds=1.5, frames_per_s=10)
+    data = dataset.materialise(tmp_path)
+    for path, scene in zip(data.corpus, dataset.describe()[0], strict=True):
+        clip = decode("video", path)
+        assert clip.frames.shape == (15, 96, 96, 3)
+        assert clip.frames_per_s == 10
+        for number in (0, 7, 14):
+            shown = np.asarray(render(scene.at(number / 14), 96, exposure=number)).astype(float)
+            assert np.abs(clip.frames[number] - shown).mean() < 14
+        expected = sound(scene, 1.5, SAMPLE_RATE)
+        np.testing.assert_allclose(clip.sound.samples, expected, atol=2**-14)  # 16 bits, written by 32767 and read by 32768
+        assert clip.sound.rate == SAMPLE_RATE
+
+
 def test_all_wrong_settings_are_listed_at_once():
     with pytest.raises(SettingsError) as caught:
-        Scenes(corpus=0, queries=1.5, seed="0", size=10_000)
-    assert [text.split()[0] for text in caught.value.violations] == [f"dataset.{key}" for key in ("corpus", "queries", "seed", "size")]
+        Scenes(corpus=0, queries=1.5, seed="0", size=10_000, seconds=float("nan"), frames_per_s=0, medium="text", asked_by="label")
+    keys = ("corpus", "queries", "seed", "size", "seconds", "frames_per_s", "medium", "asked_by")
+    assert [text.split()[0] for text in caught.value.violations] == [f"dataset.{key}" for key in keys]
+
+
+def test_an_odd_size_is_refused_for_films_alone():
+    with pytest.raises(SettingsError, match="even for video"):
+        Scenes(medium="video", size=65)
+    assert Scenes(size=65).size == 65
+
+
+def test_a_corpus_that_nobody_can_render_is_refused_at_once():
+    with pytest.raises(SettingsError, match=r"dataset\.corpus must be a whole number in \[1, 1000000\]"):
+        Scenes(corpus=999_999_999)
