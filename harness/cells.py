@@ -77,7 +77,7 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         "harness.summary",
         "harness.search_summary",
     )  # how recall, quality and intervals are computed decides about numbers as much as what runs in the cell
-    hardware = {**machine(), "device": job.device, "device_name": available().get(job.device), "threads": job.threads}
+    device, hardware = place_of(job, weights)
     model_settings = {name: value for name, value in model_node.items() if name != "gflop_per_item"}  # which only estimates use
     made_from = {
         "model": model_settings,
@@ -94,12 +94,12 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
             "versions": versions_used_by([model_module, "harness.vectors"]),
         }
     )[:32]
-    labels = {"model": job.choices["model"], "dataset": job.choices["dataset"], "device": job.device, "modality": _modality(data)}
+    labels = {"model": job.choices["model"], "dataset": job.choices["dataset"], "device": device, "modality": _modality(data)}
 
     embed_settings = {
         **protocol,
         **made_from,
-        "device": job.device,
+        "device": device,
         "batch_size": job.batch_size,
         "interop_threads": job.interop_threads,
         "embed_items": job.embed_items,
@@ -130,7 +130,7 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         "source": source_of([store_module, index_module, "harness.search_cell", "harness.vectors", search_figures]),
         "versions": versions_used_by([store_module, index_module, "harness.search_cell", "harness.vectors", search_figures]),
         "surroundings": surroundings,
-        "machine": {name: value for name, value in hardware.items() if not name.startswith("device")},
+        "machine": {**machine(), "threads": job.threads},
     }
     search_labels = {
         **labels,
@@ -144,6 +144,18 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         return Cell(kind, digest(parts)[:20], parts, settings, labels, data_folder, recipe, weights, job)
 
     return cell("embed", embed_parts, embed_settings, labels), cell("search", search_parts, search_settings, search_labels)
+
+
+def place_of(job: Job, weights: Weights) -> tuple[str, dict[str, Any]]:
+    """Return the device that a job's model computes on, as the record calls it, and the machine it is part of.
+
+    A model behind an endpoint computes on neither a device of ours nor on this machine, which only asks: it is called so, and figures
+    of it are not set beside this machine's.
+    """
+    if weights.kind != "served":
+        return job.device, {**machine(), "device": job.device, "device_name": available().get(job.device), "threads": job.threads}
+    asked_from = f"an endpoint, asked from {machine()['cpu']}"
+    return "endpoint", {**machine(), "cpu": asked_from, "device": "endpoint", "device_name": weights.source, "threads": job.threads}
 
 
 def _modality(data: Data) -> str:

@@ -353,8 +353,8 @@ class Engine:
 
     def _caveats(self, cell: Cell, data: Data, details: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return what a reader of this cell must know whatever was measured."""
-        found = [(caveat.code, caveat.text) for caveat in data.caveats]
         job = cell.job
+        found = [(caveat.code, caveat.text) for caveat in (*data.caveats, *getattr(job.model, "caveats", ()))]
         if cell.weights.kind == "random" and cell.kind == "embed":
             found.append(("random_weights", f"The network has random weights, so its vectors mean nothing: {cell.weights.note}."))
         if cell.weights.kind == "random" and cell.kind == "search":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import cache, knee
-from harness.cells import Cell, cells_of
+from harness.cells import Cell, cells_of, place_of
 from harness.data import open_data, prepare
 from harness.errors import DataError, SettingsError, WeightsError
 from harness.fingerprint import digest
@@ -51,7 +51,7 @@ class Planned:
     @property
     def skip(self) -> Cell:
         """The cell under which it is recorded that this job cannot be done, with a key of its own: the measurable cell keeps its key."""
-        cell = self.embed if self.job.device_missing else self.search
+        cell = self.embed if self.job.cannot_embed else self.search
         return replace(cell, key=digest([cell.key, self.job.device, list(self.job.unsupported)])[:20])
 
     def cells(self, outcomes: Mapping[str, Record]) -> Iterator[Cell]:
@@ -201,7 +201,7 @@ def _planned(jobs: Sequence[Job]) -> Plan:
         job = replace(job, unsupported=tuple(dict.fromkeys([*job.unsupported, *refused])))
         if len(jobs) == 1:
             wrong |= dict.fromkeys(refused)
-        seconds = _seconds_per_item(job, speed)
+        seconds = _seconds_per_item(job, speed, place_of(job, located[node])[0])
         curve = []
         for size in batch_sizes(job, rows):
             one = replace(job, batch_size=size)
@@ -236,8 +236,8 @@ def _speeds(records: Iterable[Record]) -> dict[tuple[str, str], float]:
     return found
 
 
-def _seconds_per_item(job: Job, speed: dict[tuple[str, str], float]) -> float:
-    measured = speed.get((job.choices["model"], job.device))
+def _seconds_per_item(job: Job, speed: dict[tuple[str, str], float], device: str) -> float:
+    measured = speed.get((job.choices["model"], device))
     rate = _GFLOP_PER_S_PER_CORE * job.threads if job.device == "cpu" else _ACCELERATOR_GFLOP_PER_S
     return measured if measured is not None else job.model.gflop_per_item / rate
 
@@ -290,7 +290,7 @@ def _within_budget(jobs: list[Job]) -> tuple[list[Job], str | None]:
         cells: dict[str, float] = {}
         for job in jobs:
             rows = _shrunk(job, factor)
-            item = _seconds_per_item(job, {})
+            item = _seconds_per_item(job, {}, job.device)
             model = digest([dict(job.nodes["model"]), dict(job.nodes["dataset"]), job.dtype])
             vectors[model] = (rows + job.dataset.queries) * item
             for size in batch_sizes(job, rows):  # of a curve all that may be needed

@@ -27,7 +27,7 @@ from harness import devices
 from harness.build import build
 from harness.errors import SettingsError, UnsupportedError
 from harness.fingerprint import usable_cores
-from harness.interfaces import PARTS, Attention, Dataset, Dtype, Index, Metric, Model, Store, VectorType, modalities
+from harness.interfaces import PARTS, Attention, Dataset, Dtype, Index, Metric, Model, Served, Store, VectorType, modalities
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE.parent / "conf" if (_HERE.parent / "conf" / "config.yaml").exists() else _HERE / "conf"
@@ -81,8 +81,8 @@ class Job:
     """Whether ``batch_size=auto`` asks for the whole curve of batch sizes up to its knee."""
     unsupported: tuple[str, ...] = ()
     """What the store or device cannot do of this job; in a sweep such a job is skipped, alone it is an error."""
-    device_missing: bool = False
-    """Whether it is the device that is not here, and not the store that cannot."""
+    cannot_embed: bool = False
+    """Whether it is the embedding that cannot be done, as for want of the device, and not what the store has to do."""
     shrunk_from: int | None = None
     """The corpus size asked for, where a budget has made it smaller."""
 
@@ -234,14 +234,15 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
         except SettingsError as error:
             wrong += error.violations
     device = str(plain["device"])
-    device_missing = False
+    served = isinstance(built.get("model"), Served)
     try:
-        device = devices.resolve(plain["device"])
+        device = devices.resolve(plain["device"] if not served or plain["device"] != "auto" else "cpu")
     except UnsupportedError as error:
-        unsupported += error.violations
-        device_missing = True
+        unsupported += error.violations if not served else []
     except SettingsError as error:
         wrong += error.violations
+    unsupported += _not_the_services(plain, choices["model"]) if served else []
+    cannot_embed = bool(unsupported)
     name = str(plain["name"])
     if not re.fullmatch(r"[\w][\w.+-]*", name):
         wrong.append(f"name must be one word of letters, digits, '.', '+', '-' or '_', got {name!r}")
@@ -317,9 +318,19 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
         budget_s=budget_s,
         find_batch_size=plain["batch_size"] == "auto",
         unsupported=tuple(unsupported),
-        device_missing=device_missing,
+        cannot_embed=cannot_embed,
         **values,
     )
+
+
+def _not_the_services(plain: Mapping[str, Any], model: str) -> list[str]:
+    """Return what is asked for that a model behind an endpoint decides by itself; what runs here is a client, on the CPU."""
+    free: dict[str, tuple[Any, ...]] = {"device": ("auto", "cpu"), "dtype": ("fp32",), "attention": ("auto",), "compile": (False,)}
+    return [
+        f"{key}={str(plain[key]).lower()}: model={model} is served by an endpoint, which decides that itself; leave {key} out"
+        for key, values in free.items()
+        if plain[key] not in values
+    ]
 
 
 class _Reader:

@@ -1,16 +1,23 @@
 """The plan: cells shared by jobs, keys, what exists, the estimate and the budget."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from harness import cells, fingerprint
+from harness import cells, fingerprint, frame
+from harness.data import open_data
+from harness.engine import Engine
 from harness.errors import SettingsError
+from harness.interfaces import Caveat
 from harness.plan import make_plan, write_manifest
+from harness.progress import Progress
 from harness.records import Measured, Record, now, write
 from tests.conftest import PLUGINS, QUICK
+from tests.plugins.parts import HashedWords
 
 
 @pytest.fixture
@@ -182,3 +189,51 @@ def test_what_computes_the_figures_is_part_of_the_key(plan):
     figures = {"harness.metrics.recall", "harness.metrics.labels", "harness.groundtruth", "harness.statistics", "harness.summary"}
     assert figures <= set(search.parts["source"])
     assert {"ir-measures", "scipy"} <= set(search.parts["versions"])
+
+
+def served(monkeypatch):
+    """Turn the tests' model into one that is served by an endpoint."""
+    monkeypatch.setattr(HashedWords, "counters", dict, raising=False)
+    real = HashedWords.locate
+    monkeypatch.setattr(HashedWords, "locate", lambda model: replace(real(model), kind="served", source="http://localhost:1/v1 words"))
+
+
+def test_a_model_behind_an_endpoint_has_no_device_of_this_machine_and_is_not_set_beside_it(plan, monkeypatch):
+    here = plan().jobs[0]
+    served(monkeypatch)
+    there = plan().jobs[0]
+    assert there.job.device == "cpu"  # of the client
+    assert there.embed.labels["device"] == there.embed.settings["device"] == "endpoint"
+    assert "on endpoint" in there.embed.title
+    assert there.embed.parts["machine"]["device_name"] == "http://localhost:1/v1 words"
+    machines = [frame._machine({"machine": one.embed.parts["machine"]}) for one in (here, there)]
+    assert machines[0] != machines[1]
+    assert here.search.parts["machine"] == there.search.parts["machine"]  # the store is on this one
+
+
+def test_what_an_endpoint_decides_by_itself_is_refused_alone_and_skipped_in_a_sweep(plan, monkeypatch):
+    served(monkeypatch)
+    with pytest.raises(SettingsError) as caught:
+        plan("device=cuda", "dtype=bf16", "compile=true", "attention=eager")
+    assert [text.partition(":")[0] for text in caught.value.violations] == ["device=cuda", "dtype=bf16", "attention=eager", "compile=true"]
+    assert "served by an endpoint, which decides that itself; leave device out" in caught.value.violations[0]
+    sweep = plan("device=auto,cpu,cuda", multirun=True)
+    assert len(keys(sweep, "embed")) == 1
+    assert [one.skip.kind for one in sweep.skipped] == ["embed"]
+
+
+@pytest.mark.parametrize(
+    ("override", "changes"),
+    [("attention=eager", {"embed", "search"}), ("compile=true", {"embed", "search"}), ("interop_threads=2", {"embed"})],
+)
+def test_how_the_network_is_computed_is_part_of_the_key(plan, override, changes):
+    assert {kind for kind in ("embed", "search") if keys(plan(), kind) != keys(plan(override), kind)} == changes
+
+
+def test_what_a_reader_must_know_of_a_model_is_in_the_records_of_both_kinds(plan, monkeypatch):
+    weak = Caveat("weak", "Its vectors say little.")
+    monkeypatch.setattr(HashedWords, "caveats", (weak,), raising=False)
+    made = plan()
+    with Engine(made, Progress(0.0, Console(file=io.StringIO()))) as engine:
+        for cell in made.cells:
+            assert ("weak", "Its vectors say little.") in engine._caveats(cell, open_data(cell.data_folder), {})

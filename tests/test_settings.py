@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.cells import _modality
 from harness.errors import SettingsError
+from harness.interfaces import Data, modalities
 from harness.settings import compose_job, composing, expand, options
 from tests.conftest import PLUGINS
 
@@ -37,6 +39,28 @@ def test_the_automatic_dataset_follows_the_modality():
     assert job("model=resnet50", "dataset=auto").choices["dataset"] == "scenes"
 
 
+@pytest.mark.parametrize("model", options("model"))
+def test_every_model_has_an_automatic_dataset_that_it_can_embed(model):
+    found = job(f"model={model}", "dtype=fp32")
+    assert {found.dataset.modality, found.dataset.query_modality} <= set(modalities(found.model.modality))
+    assert found.dataset.modality == modalities(found.model.modality)[0], "documents are of what a model embeds first"
+
+
+def test_a_model_of_two_modalities_is_asked_in_one_for_the_other_and_takes_datasets_of_either():
+    automatic = job("model=clip_vit_b32").dataset
+    assert (automatic.modality, automatic.query_modality) == ("image", "text")
+    assert job("model=clip_vit_b32", "dataset=scenes").dataset.query_modality == "image"
+    assert job("model=clip_vit_b32", "dataset=docstrings").dataset.modality == "text"
+
+
+def test_a_search_across_modalities_is_labelled_by_both_and_any_other_by_one():
+    def data(**asked_in):
+        return Data("image", "d", ["a.png"], ["q"], None, "f", **asked_in)
+
+    assert _modality(data(asked_in="text")) == "text → image"
+    assert _modality(data()) == "image"
+
+
 def test_settings_of_the_automatic_dataset_reach_the_one_chosen():
     assert job("dataset.corpus=123", "dataset.queries=7").dataset.corpus == 123
 
@@ -49,6 +73,10 @@ def test_settings_of_the_automatic_dataset_reach_the_one_chosen():
         ("batch_size=many", "got 'many'"),
         ("batch_size=true", "got True"),
         ("batch_size=null", "got None"),
+        ("interop_threads=0", "interop_threads must be a whole number ≥ 1, got 0"),
+        ("threads=0", "threads must be a whole number ≥ 1, got 0"),
+        ("attention=flash", "attention must be one of auto, sdpa, eager, flash_attention_2, got 'flash'"),
+        ("compile=maybe", "compile must be one of true, false, got 'maybe'"),
         ("dtype=fp8", "dtype must be one of fp32, fp16, bf16, got 'fp8'"),
         ("metric=manhattan", "metric must be one of cosine, ip, l2"),
         ("device=tpu", "device must be auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
@@ -66,7 +94,7 @@ def test_settings_of_the_automatic_dataset_reach_the_one_chosen():
         ("k=[5000]", "k must be ≤ dataset.corpus="),
         ("name=../x", "name must be one word"),
         ("name=a/b", "name must be one word"),
-        ("workload.concurrency=[4]", "workload.concurrency must be [1] so far"),
+        ("workload.concurrency=[0]", "workload.concurrency must be a list of different whole numbers ≥ 1"),
         ("workload.min_requests=0", "workload.min_requests must be a whole number ≥ 1"),
         ("index.ef=[5]", "index.ef must be"),
         ("index.ef=[]", "index.ef"),
@@ -74,12 +102,16 @@ def test_settings_of_the_automatic_dataset_reach_the_one_chosen():
         ("dataset.corpus=10", "dataset.queries must be at most dataset.corpus=10"),
         ("dataset.corpus=-5", "dataset.corpus"),
         ("dataset=scenes", "dataset=scenes holds image, but model=minilm embeds text"),
+        (
+            "dataset=scenes_by_caption",
+            "dataset=scenes_by_caption holds image and text, but model=minilm embeds text; choose a dataset of text",
+        ),
         ("dataset=files", "dataset.path must be given; add dataset.path=…"),
         ("model=gpt17", "model=gpt17 is not an option; it has "),
         ("index=annoy", "index=annoy is not an option; it has "),
         ("batchsize=3", "batchsize is not a setting"),
         ("index.efc=3", "index.efc is not a setting"),
-        ("index.nprobe=[4]", "index.nprobe is not a setting of the index chosen; these have it: index=ivf_flat"),
+        ("index.nprobe=[4]", "index.nprobe is not a setting of the index chosen; these have it: index="),
         ("+index.efc=3", "index.efc is not a setting of stores.index.HNSW; it has M, ef_construction, ef"),
         ("model.weights=best", "model.weights"),
         ("model=", "model= is not an option; it has "),
