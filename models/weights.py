@@ -264,7 +264,7 @@ def _commit_on_hub(source: str, revision: str | None) -> tuple[str | None, str]:
     api = HfApi()
     if api.endpoint in _unreachable:
         return None, _unreachable[api.endpoint]
-    answer = _within(PROBE_TIMEOUT_S, lambda: api.model_info(source, revision=revision, timeout=PROBE_TIMEOUT_S).sha)
+    answer = within(PROBE_TIMEOUT_S, lambda: api.model_info(source, revision=revision, timeout=PROBE_TIMEOUT_S).sha)
     if isinstance(answer, str):
         return answer, ""
     if isinstance(answer, RepositoryNotFoundError | RevisionNotFoundError):
@@ -276,7 +276,7 @@ def _commit_on_hub(source: str, revision: str | None) -> tuple[str | None, str]:
     return None, reason
 
 
-def _within(seconds: float, ask: Callable[[], str | None]) -> str | Exception | None:
+def within(seconds: float, ask: Callable[[], str | None]) -> str | Exception | None:
     """Return what `ask` returns or raises, None if it takes longer than `seconds`.
 
     In a thread of its own, because a time limit on a socket covers neither the look-up of the name nor a
