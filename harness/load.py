@@ -357,7 +357,7 @@ def _client_process(pipe: Connection, parents: Sequence[Connection], queries: ND
             pipe.send(StoreError(f"a client process failed: {type(error).__name__}: {error}"))
 
 
-def highest_rate(meets: Callable[[float], bool], *, start: float, precision: float = 0.05, probes: int = 20) -> float | None:
+def highest_rate(meets: Callable[[float], bool], *, start: float, lowest: float, precision: float = 0.05, probes: int = 20) -> float | None:
     """Return the highest rate that `meets` a target, found by doubling and bisection; None where none of the probes did.
 
     Parameters
@@ -366,6 +366,8 @@ def highest_rate(meets: Callable[[float], bool], *, start: float, precision: flo
         Tries a rate and says whether the target was met.
     start : float
         First rate to try.
+    lowest : float
+        No lower rate is tried: at a low rate enough requests take long.
     precision : float
         The answer is met, and a rate this share above it is not.
     probes : int
@@ -384,7 +386,9 @@ def highest_rate(meets: Callable[[float], bool], *, start: float, precision: flo
         if high is None:
             rate *= 2
         elif low is None:
-            rate /= 2
+            if rate <= lowest:
+                break
+            rate = max(rate / 2, lowest)
         else:
             rate = (low * high) ** 0.5
     return low

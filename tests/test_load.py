@@ -212,10 +212,12 @@ def test_the_highest_rate_is_found_to_its_precision(limit):
         tried.append(rate)
         return rate <= limit
 
-    found = highest_rate(meets, start=50.0)
+    found = highest_rate(meets, start=50.0, lowest=0.1)
     assert found <= limit < found * 1.05
     assert len(tried) <= 14
 
 
 def test_a_target_that_no_rate_meets_has_no_answer():
-    assert highest_rate(lambda rate: False, start=50.0) is None
+    tried = []
+    assert highest_rate(lambda rate: tried.append(rate), start=50.0, lowest=4.0) is None
+    assert tried == [50.0, 25.0, 12.5, 6.25, 4.0]

@@ -8,6 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from harness import search_cell
 from harness.errors import StoreError
+from harness.groundtruth import exact_neighbours
 from tests import cells
 from tests.plugins.probes import EVENTS
 
@@ -122,3 +123,75 @@ def test_memory_of_a_server_that_cannot_be_seen_is_null(vectors, tmp_path, monke
     (tmp_path / "cell").mkdir()
     search_cell.measure_memory(cells.search_spec(vectors), tmp_path / "cell", lambda *_: None)
     assert json.loads((tmp_path / "cell/result.json").read_text())["peak_rss_bytes"] is None
+
+
+# ---------------------------------------------------------------------------------------------- loads
+
+
+EXACT = {"store": "stores.exact.Exact"}
+
+
+def exact_ids(vectors, k=10):
+    corpus, queries = np.load(vectors / "corpus.npy"), np.load(vectors / "queries.npy")
+    return NearestNeighbors(n_neighbors=k, metric="cosine").fit(corpus).kneighbors(queries, return_distance=False)
+
+
+def test_every_load_is_an_operating_point_with_its_own_answers_and_samples(vectors, tmp_path):
+    spec = cells.search_spec(vectors, concurrency=[1, 3], rate=[400.0], **EXACT)
+    found = cells.measured("search", spec, tmp_path / "cell")
+    about = [(point["concurrency"], point["rate_per_s"]) for point in found.result["points"]]
+    assert about == [(1, None), (3, None), (None, 400.0)]
+    for number, point in enumerate(found.result["points"]):
+        assert found.samples[f"ids_{number}"].tolist() == exact_ids(vectors).tolist()
+        assert len(found.samples[f"latency_s_{number}"]) == point["count"] >= 20
+        assert point["wall_s"] > 0
+        assert point["errors"] == {}
+
+
+def test_the_highest_rate_that_meets_a_target_is_looked_for_and_its_own_run_is_what_is_told(vectors, tmp_path):
+    slow = {"store": "tests.plugins.probes.WatchedStore", "settings": {"delay_s": 0.002}}
+    spec = cells.search_spec(vectors, concurrency=[], p99_target_s=0.05, min_requests=30, **slow)
+    found = cells.measured("search", spec, tmp_path / "cell")
+    (point,) = found.result["points"]
+    assert point["highest_rate_per_s"] > 50  # one after the other would do 500/s in 2 ms each
+    assert np.quantile(found.samples["latency_s_0"], 0.99) <= 0.05
+    assert point["count"] >= 30
+    hopeless = cells.search_spec(vectors, concurrency=[], p99_target_s=0.0005, min_requests=20, **slow)
+    (point,) = cells.measured("search", hopeless, tmp_path / "hopeless").result["points"]
+    assert point["highest_rate_per_s"] is None
+
+
+def test_a_request_of_several_queries_has_one_latency_and_all_their_answers(vectors, tmp_path):
+    found = cells.measured("search", cells.search_spec(vectors, nq=5, concurrency=[1, 2], **EXACT), tmp_path / "cell")
+    for number in range(2):
+        assert found.samples[f"ids_{number}"].tolist() == exact_ids(vectors).tolist()
+    asked = cells.measured("search", cells.search_spec(vectors, nq=5), tmp_path / "watched")
+    sizes = {len(event[2]) // 4 // 8 for event in of("index", "search")}  # bytes of float32 of 8 dimensions
+    assert 5 in sizes
+    assert asked.result["nq"] == 5
+
+
+def test_at_equal_recall_half_of_the_queries_tune_and_the_others_are_measured(tmp_path):
+    vectors = cells.vectors(tmp_path / "vectors", rows=2000, queries=200, dim=16)
+    corpus, queries = np.load(vectors / "corpus.npy"), np.load(vectors / "queries.npy")
+    truth = exact_neighbours(queries, corpus, k=10, metric="cosine")
+    (tmp_path / "truth").mkdir()
+    np.save(tmp_path / "truth/ids.npy", truth.ids)
+    np.save(tmp_path / "truth/scores.npy", truth.scores)
+    index = {"_target_": "stores.index.IVF_FLAT", "nlist": 64, "nprobe": [1]}
+    spec = cells.search_spec(
+        vectors, store="stores.milvus_lite.MilvusLite", index=index, target_recall=[0.8, 0.95], truth={"None": str(tmp_path / "truth")}
+    )
+    found = cells.measured("search", spec, tmp_path / "cell")
+    probes = [point["search_params"]["nprobe"] for point in found.result["points"]]
+    assert [point["target_recall"] for point in found.result["points"]] == [0.8, 0.95]
+    assert 1 < probes[0] < probes[1] <= 64
+    assert len(found.result["asked"]) == 100
+    asked = found.result["asked"]
+    for number, target in enumerate((0.8, 0.95)):
+        ids = found.samples[f"ids_{number}"]
+        hits = [len(set(row) & set(true)) / 10 for row, true in zip(ids.tolist(), truth.ids[asked].tolist(), strict=True)]
+        assert np.mean(hits) > target - 0.05
+    again = cells.measured("search", {**spec, "tuned": found.result["tuned"], "replicate": 1}, tmp_path / "again")
+    assert [point["search_params"]["nprobe"] for point in again.result["points"]] == probes
+    assert again.result["asked"] == asked
