@@ -164,11 +164,17 @@ class Docstrings:
         harness.errors.DataError
             If the installed packages hold fewer usable docstrings than asked for, or a named package is not installed.
         """
-        roots = package_folders()
+        files = _installed(package_folders(), self.packages)
+        most = MOST_PER_FILE * sum(map(len, files.values()))
+        if self.corpus > most:
+            raise DataError(
+                f"dataset.corpus={self.corpus} documents were asked for, and the installed packages have source files for {most} at most; "
+                "ask for fewer, or allow more packages (dataset.packages=null)"
+            )
         pairs: list[Pair] = []
         seen: set[str] = set()
         read = 0
-        for path in visiting_order(_installed(roots, self.packages), self.seed):
+        for path in visiting_order(files, self.seed):
             read += 1
             found = (pair for pair in pairs_in(path) if self._length_fits(pair) and reads_as_english(pair) and not is_trivial(pair))
             pairs.extend([pair for pair in found if _is_new(pair, seen)][: min(MOST_PER_FILE, self.corpus - len(pairs))])

@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from harness.datasets.decode import decode
 from harness.datasets.media import usual_suffixes
 from harness.errors import DataError
-from harness.interfaces import Item, Modality
+from harness.interfaces import Item, Modality, Sound
 
 LEAST_SIDE = 4
 """Pixels. Tracking pixels and spacers are smaller and show nothing; some libraries take a side of 1 or 3 for the colour channels."""
@@ -40,6 +41,8 @@ def examine(modality: Modality, path: Path) -> tuple[Item, str]:
                 raise DataError(f"{path}: {item.width} × {item.height} pixels show nothing; {LEAST_SIDE} a side are the least")
             remarks = _picture_remarks(path)
         else:
+            if isinstance(item, Sound) and not np.ptp(item.samples):
+                raise DataError(f"{path}: nothing but silence")
             remarks = _name_remarks(path, usual_suffixes(path))
     return item, ", ".join(remarks)
 

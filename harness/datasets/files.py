@@ -1,18 +1,19 @@
-"""The user's own pictures or texts: a folder, with its sub-folders as labels.
+"""The user's own pictures, sounds, videos or texts: a folder, with its sub-folders as labels.
 
 What is taken is decided by what the files hold, never by their names: every file below the folder is tried, except hidden
 ones (the name of the file or of a folder on the way begins with a dot). Symbolic links are not followed: one that
 leads out of the folder is not the user's data, one that stays inside is a copy.
 
-- An image is what `harness.datasets.decode` decodes in full.
+- An image, a sound or a video is what `harness.datasets.decode` decodes in full, if it shows anything at all (`harness.datasets.examine`).
 - A text is a file of valid UTF-8 (a byte order mark is dropped) with something besides white space in it; one file is one
   document. A file with a single invalid byte is left out rather than repaired, because nobody can say what it should read.
 - Of files with equal contents only the first that is met is taken: a query's copy in the corpus would be found by anything.
 
-Whatever is left out is counted and named in a caveat and is no error, unless too little is left.
+Whatever is left out is counted and named in a caveat and is no error, unless too little is left. So are files that are used but hold
+more than a model is shown (animations, CMYK, 16 bits), or are named like another format.
 
-The label of a file is the folder it lies in, relative to the dataset's (``cats``, ``train/cats``). Documents of the same label are
-relevant to a query with grade 1. Fewer than two labels say nothing, so there are no qrels then.
+The label of a file is the folder it lies in, relative to the dataset's (``cats``, ``train/cats``); `harness.datasets.labelled` makes
+relevance of it.
 """
 
 from __future__ import annotations
@@ -20,42 +21,30 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from harness.datasets.checks import whole_number
-from harness.datasets.decode import decode
+from harness.datasets.examine import examine, named
 from harness.datasets.fingerprint import digest, fingerprint
+from harness.datasets.labelled import Found, caveats, lengths, qrels_by_label, seconds_of
 from harness.errors import DataError, SettingsError
-from harness.interfaces import Caveat, Data, Modality
+from harness.interfaces import Data, Modality
 
 LARGEST_FILE_BYTES = 256 * 2**20
 """A larger file is no picture or document that anybody embeds as one item; reading it could fill the memory."""
 
-NAMED = 5
-"""File names in a caveat; the count says how many there are in all."""
-
-
-class Found(NamedTuple):
-    """A usable file: what is stored for it, its label (None directly in the folder) and the digest of its content."""
-
-    stored: str
-    label: str | None
-    content: bytes
-
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """A folder of images or texts, split at random into a corpus and held-out queries.
+    """A folder of images, sounds, videos or texts, split at random into a corpus and held-out queries.
 
     Parameters
     ----------
     path : str
         The folder; ``~`` is expanded, a relative path counts from the current directory.
-    modality : {"image", "text"}
+    modality : {"image", "text", "audio", "video"}
         What its files are.
     corpus : int or None
         Delivered exactly, or refused; None takes all usable files but the queries. With a number, files
@@ -83,8 +72,8 @@ class Files:
             *whole_number("queries", self.queries, least=1),
             *whole_number("seed", self.seed, least=0),
         ]
-        if self.modality not in ("image", "text"):
-            wrong.append(f"dataset.modality must be image or text, got {self.modality!r}")
+        if self.modality not in ("image", "text", "audio", "video"):
+            wrong.append(f"dataset.modality must be image, text, audio or video, got {self.modality!r}")
         if not isinstance(self.path, str | Path) or not str(self.path).strip():
             wrong.append(f"dataset.path must be a folder, got {self.path!r}; write dataset.path=DIR")
         elif not self._root.is_dir():
@@ -128,13 +117,14 @@ class Files:
         usable: list[Found] = []
         left_out: dict[str, str] = {}
         copies: dict[str, str] = {}
+        adapted: dict[str, str] = {}
         first_of: dict[bytes, str] = {}
         for path in candidates:
             if len(usable) == wanted:
                 break
             name = path.relative_to(self._root).as_posix()
             try:
-                found = _read(path, self._root, self.modality)
+                found, remark = _read(path, self._root, self.modality)
             except DataError as error:
                 left_out[name] = str(error).removeprefix(f"{path}: ")
                 continue
@@ -143,10 +133,13 @@ class Files:
             else:
                 first_of[found.content] = name
                 usable.append(found)
+                if remark:
+                    adapted[name] = remark
         if len(usable) < (wanted or self.queries + 1):
             raise DataError(self._too_few(len(usable), left_out, copies))
         queries, corpus = usable[: self.queries], usable[self.queries :]
-        qrels, without = _qrels(corpus, queries)
+        qrels, without = qrels_by_label(corpus, queries)
+        labels = {item.label for item in usable}
         return Data(
             modality=self.modality,
             name=f"files-{self._root.name}",
@@ -154,14 +147,15 @@ class Files:
             queries=tuple(item.stored for item in queries),
             qrels=qrels,
             fingerprint=fingerprint(self.modality, [item.content for item in corpus], [item.content for item in queries], qrels),
-            caveats=tuple(_caveats(left_out, copies, usable, without)),
+            caveats=tuple(caveats("files", left_out=left_out, copies=copies, adapted=adapted, labels=labels, without=without)),
             labels={
                 "source": str(self._root),
                 "files_read": len(usable) + len(left_out) + len(copies),
                 "files_left_out": len(left_out),
                 "copies_left_out": len(copies),
-                "classes": len({item.label for item in usable} - {None}),
+                "classes": len(labels - {None}),
                 "queries_without_relevant": without,
+                **lengths(usable),
             },
         )
 
@@ -171,10 +165,12 @@ class Files:
         )
         text = f"dataset.path={str(self.path)!r} holds {usable} usable {self.modality} files, and {asked} were asked for; "
         text += (
-            "lower them or add files" if usable > 1 else "give another folder or the modality of its files (dataset.modality=image or text)"
+            "lower them or add files"
+            if usable > 1
+            else "give another folder or the modality of its files (dataset.modality=image, text, audio or video)"
         )
         if left_out:
-            text += f". {len(left_out)} files were left out: {_named(left_out)}"
+            text += f". {len(left_out)} files were left out: {named(left_out)}"
         if copies:
             text += f". {len(copies)} files were copies of others"
         return text
@@ -190,8 +186,8 @@ def _candidates(root: Path) -> Iterator[Path]:
     yield from (Path(folder) for folder in sorted(closed))
 
 
-def _read(path: Path, root: Path, modality: Modality) -> Found:
-    """Read and check one file; a `DataError` says what is wrong with it."""
+def _read(path: Path, root: Path, modality: Modality) -> tuple[Found, str]:
+    """Read and check one file, and say what a reader should know of it; a `DataError` says what is wrong with it."""
     if not _is_unicode(path):
         raise DataError(f"{path}: its name is not valid UTF-8")
     if path.is_symlink():
@@ -211,11 +207,9 @@ def _read(path: Path, root: Path, modality: Modality) -> Found:
         raise DataError(f"{path}: {error.strerror or error}") from error
     if modality == "text":
         text = _text(path, content)
-        return Found(text, label, digest(text.encode()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a remark of Pillow's on odd metadata; what matters is whether it decodes
-        decode(modality, str(path))
-    return Found(str(path), label, digest(content))
+        return Found(text, label, digest(text.encode())), ""
+    item, remark = examine(modality, path)
+    return Found(str(path), label, digest(content), seconds_of(item)), remark
 
 
 def _text(path: Path, content: bytes) -> str:
@@ -228,39 +222,6 @@ def _text(path: Path, content: bytes) -> str:
     if not text:
         raise DataError(f"{path}: nothing but white space")
     return text
-
-
-def _qrels(corpus: list[Found], queries: list[Found]) -> tuple[dict[int, dict[int, int]] | None, int]:
-    """Relevance by label, and how many queries have no relevant document; those stand in no qrels, so they count in no quality."""
-    if len({item.label for item in (*corpus, *queries)} - {None}) < 2:
-        return None, 0
-    documents: dict[str, dict[int, int]] = {}
-    for number, item in enumerate(corpus):
-        if item.label is not None:
-            documents.setdefault(item.label, {})[number] = 1
-    qrels = {number: documents[item.label] for number, item in enumerate(queries) if item.label in documents}
-    return qrels or None, len(queries) - len(qrels)
-
-
-def _caveats(left_out: dict[str, str], copies: dict[str, str], usable: list[Found], without: int) -> Iterator[Caveat]:
-    if left_out:
-        yield Caveat("unreadable_files", f"{len(left_out)} files could not be used and were left out: {_named(left_out)}.")
-    if copies:
-        yield Caveat("duplicate_files", f"{len(copies)} files hold the same as others and were left out: {_named(copies)}.")
-    if len({item.label for item in usable} - {None}) == 1:
-        yield Caveat("one_label", "All labelled files lie in one sub-folder, so labels tell nothing apart and quality is not measured.")
-    if without:
-        yield Caveat(
-            "queries_without_relevant",
-            f"{without} queries have no document of their label in the corpus; they are searched and timed and count in no quality figure.",
-        )
-
-
-def _named(reasons: dict[str, str]) -> str:
-    """The first few names with their reasons; `repr` keeps control characters in a name from reaching a terminal."""
-    shown = [f"{name!r} ({reason})" for name, reason in sorted(reasons.items())[:NAMED]]
-    more = len(reasons) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _is_unicode(path: Path) -> bool:

@@ -1,6 +1,8 @@
 """What several test files need: where real pictures lie, and pictures made on the spot."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,3 +33,13 @@ def picture(seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> I
     """Return a smooth picture that depends on its seed and survives JPEG."""
     corners = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return Image.fromarray(corners).resize(size, Image.Resampling.BILINEAR).convert(mode)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """Return a small file whose head states a picture of any size."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")

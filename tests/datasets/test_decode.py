@@ -1,6 +1,5 @@
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 
 from harness.datasets.decode import MAX_PIXELS, decode, decode_image
 from harness.errors import DataError
-from tests.datasets.samples import picture, real_images
+from tests.datasets.samples import picture, png_that_claims, real_images
 
 
 def pixels(image):
@@ -118,14 +117,6 @@ def test_an_animation_gives_its_first_frame(tmp_path, suffix):
     first, second = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 255))
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
     assert np.abs(pixels(decode_image(tmp_path / f"a.{suffix}"))[0, 0].astype(int) - (255, 0, 0)).max() <= 3
-
-
-def png_that_claims(width, height):
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # Pillow warns where we refuse

@@ -246,3 +246,10 @@ def test_limits_that_contradict_each_other_are_refused():
     with pytest.raises(SettingsError) as caught:
         Docstrings(corpus=10, queries=11, min_words=50, max_words=40)
     assert [text.split()[0] for text in caught.value.violations] == ["dataset.queries", "dataset.max_words"]
+
+
+def test_more_than_all_files_can_hold_is_refused_before_any_is_read(site, monkeypatch, tmp_path):
+    site("one/a.py", documented(1))
+    monkeypatch.setattr(docstrings, "pairs_in", lambda path: pytest.fail("a file was read"))
+    with pytest.raises(DataError, match=r"dataset\.corpus=999999999 documents were asked for.*for 24 at most"):
+        Docstrings(corpus=999_999_999, queries=1).materialise(tmp_path)

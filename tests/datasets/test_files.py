@@ -1,15 +1,19 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from harness.datasets import files
 from harness.datasets.decode import decode
 from harness.datasets.files import Files
 from harness.errors import DataError, SettingsError
-from tests.datasets.samples import picture, real_images
+from harness.interfaces import Clip, Sound
+from tests.datasets.media_files import film, tone, write_sound, write_video, write_wav
+from tests.datasets.samples import picture, png_that_claims, real_images, real_speech
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def test_a_flat_folder_and_one_with_a_single_label_have_no_qrels(tmp_path):
     assert flat.caveats == ()
     single = Files(path=str(tmp_path), modality="text", queries=1).materialise(tmp_path)
     assert single.qrels is None
-    assert "one sub-folder" in caveat(single, "one_label")
+    assert "have the same label" in caveat(single, "one_label")
 
 
 def test_a_query_without_a_document_of_its_label_stands_in_no_qrels_and_is_counted(tmp_path):
@@ -254,6 +258,79 @@ def test_real_photographs_are_all_usable(tmp_path):
     assert data.caveats == ()
 
 
+def test_odd_pictures_are_used_or_left_out_and_named_either_way(tmp_path):
+    for number in range(4):
+        picture(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "cut.jpg").write_bytes(b"")
+    picture(10).convert("CMYK").save(tmp_path / "print.jpg")
+    Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50).save(tmp_path / "scan.png")
+    picture(11).save(tmp_path / "moving.gif", save_all=True, append_images=[picture(12)])
+    picture(13).save(tmp_path / "wrong.png", format="JPEG")
+    picture(14, size=(1, 1)).save(tmp_path / "pixel.png")
+    (tmp_path / "bomb.png").write_bytes(png_that_claims(20_000, 20_000))
+    data = Files(path=str(tmp_path), queries=2).materialise(tmp_path)
+    assert {Path(path).stem for path in [*data.corpus, *data.queries]} == {"0", "1", "2", "3", "print", "scan", "moving", "wrong"}
+    adapted = caveat(data, "adapted_files")
+    assert adapted.startswith("4 files are used, but")
+    for name, remark in (("moving.gif", "animated"), ("print.jpg", "CMYK"), ("scan.png", "16-bit"), ("wrong.png", "named .png but it is")):
+        assert f"'{name}' ({remark}" in adapted
+    left_out = caveat(data, "unreadable_files")
+    assert left_out.startswith("3 files could not be used")
+    for name, remark in (("cut.jpg", "empty"), ("pixel.png", "1 × 1 pixels show nothing"), ("bomb.png", "not a readable picture")):
+        assert f"'{name}' ({remark}" in left_out
+
+
+def test_odd_sounds_are_used_or_left_out_and_named_either_way(tmp_path):
+    for number in range(3):
+        write_wav(tmp_path / f"{number}.wav", tone(0.2 + 0.1 * number))
+    write_wav(tmp_path / "wrong.mp3", tone(0.6))
+    write_sound(tmp_path / "lossy.ogg", tone(0.2, rate=48_000), "libopus")
+    write_wav(tmp_path / "silent.wav", np.zeros(1600))
+    write_wav(tmp_path / "none.wav", [])
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "0.wav").read_bytes()[:3000])
+    (tmp_path / "empty.wav").touch()
+    picture(1).save(tmp_path / "picture.wav", format="PNG")
+    (tmp_path / "words.wav").write_text("no sound " * 100)
+    data = Files(path=str(tmp_path), modality="audio", queries=2).materialise(tmp_path)
+    assert {Path(path).name for path in [*data.corpus, *data.queries]} == {"0.wav", "1.wav", "2.wav", "wrong.mp3", "lossy.ogg"}
+    assert "1 files are used, but" in caveat(data, "adapted_files")
+    assert "'wrong.mp3' (named .mp3 but it is wav/wave)" in caveat(data, "adapted_files")
+    left_out = caveat(data, "unreadable_files")
+    assert left_out.startswith("6 files could not be used")
+    assert "'cut.wav' (cut short" in left_out
+    assert "'empty.wav' (empty)" in left_out
+    assert "'picture.wav' (not a sound or video" in left_out
+    assert "'silent.wav' (nothing but silence)" in left_out
+    assert (data.modality, data.labels["seconds_p50"], data.labels["seconds_max"]) == ("audio", 0.3, 0.6)
+    assert all(isinstance(decode("audio", path), Sound) for path in data.corpus)
+
+
+def test_odd_videos_are_used_or_left_out_and_named_either_way(tmp_path):
+    for number in range(3):
+        write_video(tmp_path / f"{number}.mp4", film(5 + number))
+    write_video(tmp_path / "right.mkv", film(10)).rename(tmp_path / "wrong.mov")
+    write_wav(tmp_path / "sound.mp4", tone(0.2))
+    picture(1).save(tmp_path / "still.gif")
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "0.mp4").read_bytes()[:800])
+    data = Files(path=str(tmp_path), modality="video", queries=1).materialise(tmp_path)
+    assert {Path(path).name for path in [*data.corpus, *data.queries]} == {"0.mp4", "1.mp4", "2.mp4", "wrong.mov"}
+    assert "'wrong.mov' (named .mov but it is" in caveat(data, "adapted_files")
+    left_out = caveat(data, "unreadable_files")
+    for name, remark in (("cut.mp4", "not a readable"), ("sound.mp4", "no video in it"), ("still.gif", "not a sound or video")):
+        assert f"'{name}' ({remark}" in left_out
+    assert isinstance(decode("video", data.corpus[0]), Clip)
+
+
+def test_real_speech_is_all_usable_and_labelled_by_digit(tmp_path):
+    folder = real_speech()
+    data = Files(path=str(folder), modality="audio", queries=30).materialise(tmp_path)
+    assert len(data.corpus) + len(data.queries) == len(list(folder.rglob("*.wav")))
+    assert data.caveats == ()
+    assert data.labels["classes"] == 10
+    for number, query in enumerate(data.queries):
+        assert set(data.qrels[number]) == {n for n, path in enumerate(data.corpus) if label(path) == label(query)}
+
+
 def test_a_relative_path_and_a_tilde_are_understood(pictures, monkeypatch):
     monkeypatch.chdir(pictures.parent)
     monkeypatch.setenv("HOME", str(pictures.parent))
@@ -264,7 +341,7 @@ def test_a_relative_path_and_a_tilde_are_understood(pictures, monkeypatch):
 
 def test_all_wrong_settings_are_listed_at_once(tmp_path):
     with pytest.raises(SettingsError) as caught:
-        Files(path=str(tmp_path / "gone"), modality="audio", corpus=0, queries=None, seed=0.5)
+        Files(path=str(tmp_path / "gone"), modality="smell", corpus=0, queries=None, seed=0.5)
     assert [text.split()[0] for text in caught.value.violations] == [
         f"dataset.{key}" for key in ("corpus", "queries", "seed", "modality", "path")
     ]
