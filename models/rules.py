@@ -20,6 +20,13 @@ def integer(key: str, value: Any, *, minimum: int) -> list[str]:
     return []
 
 
+def integers(key: str, value: Any, *, minimum: int) -> list[str]:
+    """`value` is a list of ints of at least `minimum`; it may be empty."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or any(integer(key, item, minimum=minimum) for item in value):
+        return [f"{key} must be a list of integers of at least {minimum}, got {value!r}"]
+    return []
+
+
 def positive(key: str, value: Any) -> list[str]:
     """`value` is a finite number above zero."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:

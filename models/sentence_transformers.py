@@ -2,7 +2,8 @@
 
 The library's ``encode`` sorts, batches, pads and truncates in one call and says nothing of the truncation;
 here its parts are called one by one, in the items' own order, so that each stage can be timed, and what was
-cut is counted. Pooling and normalisation are the model's own modules and run on the device.
+cut is counted. Pooling and normalisation are the model's own modules and run on the device. Code that a checkpoint brings
+along is not run: architectures are those that transformers has.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from harness.errors import SettingsError
 from harness.interfaces import Attention, Dtype, Item, ModelInfo, Prepared, Role, Weights
 from models import parameters, rules
 from models import weights as weights_
-from models.checkpoint import Checkpoint
+from models.checkpoint import Checkpoint, attention_arguments
 from models.loading import loading
 
 Pooling = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -31,18 +33,29 @@ class SentenceTransformersModel(Checkpoint):
     Parameters
     ----------
     normalized : bool
-        Whether the vectors have unit norm, checked by the audit; for random weights it also adds the module that does it.
-    pooling : str
-        For random weights: how token vectors become one; pretrained models bring their own.
+        Whether the vectors have unit norm: they are divided by it where the model does not do that itself.
+    pooling : str or None
+        How token vectors become one. A checkpoint that says so itself has to say the same; None takes what it says, and
+        the mean for those that say nothing and for random weights.
+    matryoshka : sequence of int
+        Dimensions besides its own that the model was trained to be cut to; `dim` may be any of them. What is left is
+        normalised anew.
+    layer_norm : bool
+        Whether the pooled vector goes through a layer normalisation without weights before it is cut, as nomic's recipe has it.
+    dense : sequence of int
+        For random weights: output dimensions of linear layers after pooling, without bias or activation.
     query_prompt, document_prompt : str
-        Text put before every query or document; counted in tokens like the rest.
+        Text put before every query or document; counted in tokens like the rest. A checkpoint's own prompts are not used.
     max_tokens : int or None
         Length to which texts are cut, special tokens included; None is the model's own.
     """
 
     modality: str = "text"
     normalized: bool = True
-    pooling: Pooling = "mean"
+    pooling: Pooling | None = None
+    matryoshka: Sequence[int] = ()
+    layer_norm: bool = False
+    dense: Sequence[int] = ()
     query_prompt: str = ""
     document_prompt: str = ""
     max_tokens: int | None = None
@@ -52,10 +65,14 @@ class SentenceTransformersModel(Checkpoint):
         found = [
             *rules.one_of("model.modality", self.modality, ["text"]),
             *rules.boolean("model.normalized", self.normalized),
-            *rules.one_of("model.pooling", self.pooling, get_args(Pooling)),
+            *rules.integers("model.matryoshka", self.matryoshka, minimum=1),
+            *rules.boolean("model.layer_norm", self.layer_norm),
+            *rules.integers("model.dense", self.dense, minimum=1),
             *rules.text("model.query_prompt", self.query_prompt, empty=True),
             *rules.text("model.document_prompt", self.document_prompt, empty=True),
         ]
+        if self.pooling is not None:
+            found += rules.one_of("model.pooling", self.pooling, get_args(Pooling))
         if self.max_tokens is not None:
             found += rules.integer("model.max_tokens", self.max_tokens, minimum=3)  # two of them are [CLS] and [SEP]
         return found
@@ -77,25 +94,30 @@ class SentenceTransformersModel(Checkpoint):
         harness.errors.WeightsError
             When the files cannot be read or do not fit.
         harness.errors.SettingsError
-            When `max_tokens` is more than the model can take.
+            When `max_tokens` or `attention` is more than the model can do, or `pooling` not what its checkpoint says.
         """
+        chosen = attention_arguments(attention, device=device, dtype=dtype)
         reports: list[Mapping[str, Any]] = []
-        with loading(weights):
-            model = self._random(dtype) if weights.kind == "random" else self._pretrained(weights, dtype, reports)
-        own = model.max_seq_length
-        positions = getattr(model.config, "max_position_embeddings", None) if model.config is not None else None
-        if self.max_tokens is not None:
-            if positions is not None and self.max_tokens > positions:
-                raise SettingsError(f"model.max_tokens must be at most the model's {positions} positions, got {self.max_tokens}")
-            model.max_seq_length = self.max_tokens
-        return self.keep(
+        with loading(weights, attention=attention):
+            model = self._random(dtype, chosen) if weights.kind == "random" else self._pretrained(weights, dtype, chosen, reports)
+        positions = _positions(model)
+        if self.max_tokens is not None and positions is not None and self.max_tokens > positions:
+            raise SettingsError(f"model.max_tokens must be at most the model's {positions} positions, got {self.max_tokens}")
+        if model.max_seq_length is not None:
+            longest = self.max_tokens if self.max_tokens is not None else model.max_seq_length
+            model.max_seq_length = longest if positions is None else min(longest, positions)
+        own = model.get_embedding_dimension() or 0
+        info = self.keep(
             model,
             device=device,
-            dim=model.get_embedding_dimension() or 0,
+            dim=self.dim if self.dim < own and self.dim in self.matryoshka else own,
             reports=reports,
             attention=attention,
-            max_tokens=self.max_tokens if self.max_tokens is not None else own,
+            max_tokens=model.max_seq_length,
         )
+        if compiled:
+            _compile(model[0])
+        return info
 
     def prepare(self, items: Sequence[Item], *, role: Role = "document") -> Prepared:
         """Tokenise texts, padded to the longest of them, with the prompt of their `role`."""
@@ -108,28 +130,53 @@ class SentenceTransformersModel(Checkpoint):
         return Prepared((dict(features), role), count=len(items), units=float(tokens), truncated=truncated)
 
     def forward(self, prepared: Prepared) -> Any:
-        """Run all modules of the model: transformer, pooling, normalisation."""
+        """Run all modules of the model: transformer, pooling, normalisation; then cut the vectors if `dim` asks for it."""
         import torch
 
         features, role = prepared.inputs  # models that embed queries differently route by the role
         with torch.inference_mode():
             # A copy, because the modules write their results into the dict they are given.
-            return self.network(dict(features), task=role)["sentence_embedding"]
+            return self._finished(self.network(dict(features), task=role)["sentence_embedding"])
 
-    def _pretrained(self, weights: Weights, dtype: Dtype, reports: list[Mapping[str, Any]]) -> Any:
+    def _finished(self, vectors: Any) -> Any:
+        """Return what the modules made, (n, own dim), as it is searched with, (n, dim)."""
+        from sentence_transformers.base.modules import Normalize
+        from torch.nn import functional
+
+        is_cut = self.dim < vectors.shape[1] and self.dim in self.matryoshka
+        if self.layer_norm:
+            vectors = functional.layer_norm(vectors.float(), vectors.shape[1:])
+        if is_cut:
+            vectors = vectors[:, : self.dim]
+        already = isinstance(self.network[-1], Normalize) and not (is_cut or self.layer_norm)
+        return functional.normalize(vectors.float(), dim=1) if self.normalized and not already else vectors
+
+    def _pretrained(self, weights: Weights, dtype: Dtype, chosen: Mapping[str, Any], reports: list[Mapping[str, Any]]) -> Any:
         from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer import modules
 
         precision = parameters.torch_dtype(dtype)
         with _loading_reports(reports):
             model = SentenceTransformer(
-                weights.path, device="cpu", local_files_only=True, model_kwargs={"dtype": precision, "use_safetensors": True}
+                weights.path, device="cpu", local_files_only=True, model_kwargs={"dtype": precision, "use_safetensors": True, **chosen}
             )
+        model.truncate_dim = None  # a checkpoint can ask for it; here `dim` decides
+        _drop_missing_pooler(model[0], reports)
+        pooling = next((module for module in model if isinstance(module, modules.Pooling)), None)
+        if self.pooling is not None and pooling is not None and pooling.pooling_mode != self.pooling:
+            if _says_modules(weights.path):
+                theirs = pooling.pooling_mode
+                raise SettingsError(
+                    f"model.pooling={self.pooling}, but the checkpoint says {theirs}; set that, or null to take what it says"
+                )
+            pooling.pooling_mode = self.pooling
         return _cast(model, precision)
 
-    def _random(self, dtype: Dtype) -> Any:
+    def _random(self, dtype: Dtype, chosen: Mapping[str, Any]) -> Any:
         """Build the architecture at full size with seeded random weights, and the tokenizer that can be had."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer import modules
+        from torch.nn import Identity
         from transformers import AutoConfig, AutoTokenizer
 
         from models import wordpiece
@@ -143,20 +190,75 @@ class SentenceTransformersModel(Checkpoint):
             tokenizer = wordpiece.train(vocab_size=config.vocab_size, pad_id=config.pad_token_id or 0, max_tokens=longest)
         if len(tokenizer) > config.vocab_size:
             raise ValueError(f"model.architecture.vocab_size must be at least {len(tokenizer)}, the tokenizer's, got {config.vocab_size}")
-        with tempfile.TemporaryDirectory() as folder:
+        precision = parameters.torch_dtype(dtype)
+        with tempfile.TemporaryDirectory() as folder, parameters.seeded(self.seed):
             config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            with parameters.seeded(self.seed), _built_from_config():
-                transformer = modules.Transformer(folder, max_seq_length=longest, processor_kwargs={"local_files_only": True})
-        pooling = modules.Pooling(transformer.get_embedding_dimension(), pooling_mode=self.pooling)
-        parts = [transformer, pooling, modules.Normalize()] if self.normalized else [transformer, pooling]
-        return _cast(SentenceTransformer(modules=parts, device="cpu", local_files_only=True), parameters.torch_dtype(dtype))
+            with _built_from_config():
+                transformer = modules.Transformer(
+                    folder,
+                    max_seq_length=longest,
+                    model_kwargs={"dtype": precision, **chosen},
+                    processor_kwargs={"local_files_only": True},
+                )
+            parts = [transformer, modules.Pooling(transformer.get_embedding_dimension(), pooling_mode=self.pooling or "mean")]
+            for dim in self.dense:
+                parts.append(modules.Dense(parts[-1].get_embedding_dimension(), dim, bias=False, activation_function=Identity()))
+        if self.normalized:
+            parts.append(modules.Normalize())
+        return _cast(SentenceTransformer(modules=parts, device="cpu", local_files_only=True), precision)
+
+
+def _drop_missing_pooler(module: Any, reports: list[Mapping[str, Any]]) -> None:
+    """Take away a pooler that is not in the checkpoint: it would be random, but nothing here looks at what it makes."""
+    missing = {key for report in reports for key in report["missing_keys"] if key.startswith("pooler.")}
+    if missing:
+        module.model.pooler = None
+        reports[:] = [{**report, "missing_keys": set(report["missing_keys"]) - missing} for report in reports]
+
+
+def _says_modules(path: str | None) -> bool:
+    """Whether a checkpoint says itself which modules follow its transformer; for others the library supposes the mean."""
+    return path is not None and (Path(path) / "modules.json").is_file()
+
+
+def _positions(model: Any) -> int | None:
+    """Return how many tokens the network has positions for, None if it does not say.
+
+    Networks of RoBERTa's kind (XLM-R, MPNet) begin to count after the id of their padding token, so that they have
+    that many positions fewer than their configuration names.
+    """
+    from torch.nn import Embedding
+
+    named = getattr(model.config, "max_position_embeddings", None) if model.config is not None else None
+    if named is None:
+        return None
+    offsets = [
+        module.padding_idx + 1
+        for module in model.modules()
+        if isinstance(getattr(module, "position_embeddings", None), Embedding) and isinstance(getattr(module, "padding_idx", None), int)
+    ]
+    return int(named) - max(offsets, default=0)
+
+
+def _compile(module: Any) -> None:
+    """Send the network of a model's first module through ``torch.compile``, for texts of any length.
+
+    The library calls the network's ``forward`` itself and not the network, so that is what has to be replaced; names and
+    weights stay what they are. Pooling and normalisation are not worth it.
+    """
+    import torch
+
+    network = getattr(module, "model", module)
+    network.forward = torch.compile(network.forward, dynamic=True)
 
 
 def _cast(model: Any, precision: Any) -> Any:
-    """Bring parameters to `precision`; buffers of models that are in it already (rotary frequencies) stay in float32."""
-    wrong = [parameter for parameter in model.parameters() if parameter.is_floating_point() and parameter.dtype != precision]
-    return model.to(precision) if wrong else model
+    """Bring parameters to `precision`; buffers of modules that are in it already (rotary frequencies) stay in float32."""
+    for module in model:
+        if any(parameter.is_floating_point() and parameter.dtype != precision for parameter in module.parameters()):
+            module.to(precision)
+    return model
 
 
 @contextmanager
@@ -194,8 +296,8 @@ def _built_from_config() -> Iterator[None]:
     library: Any = transformers.PreTrainedModel
     original = library.__dict__["from_pretrained"]
 
-    def from_pretrained(cls: Any, _: Any, /, *, config: Any, **__: Any) -> Any:
-        return cls(config).eval()
+    def from_pretrained(cls: Any, _: Any, /, *, config: Any, dtype: Any, attn_implementation: str | None = None, **__: Any) -> Any:
+        return cls._from_config(config, dtype=dtype, attn_implementation=attn_implementation).eval()
 
     library.from_pretrained = classmethod(from_pretrained)
     try:
