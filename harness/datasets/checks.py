@@ -7,6 +7,7 @@ none, so that a dataset can report all of them at once.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 
 def whole_number(key: str, value: object, *, least: int, most: int | None = None, remedy: str = "") -> list[str]:
@@ -20,3 +21,24 @@ def number(key: str, value: object, *, least: float, most: float, remedy: str = 
     """Violations of "`key` is a finite number in [`least`, `most`]"; a bool or a string is not a number here."""
     inside = type(value) in (int, float) and math.isfinite(value) and least <= value <= most  # type: ignore[arg-type,operator]
     return [] if inside else [f"dataset.{key} must be a number in [{least}, {most}], got {value!r}{'; ' + remedy if remedy else ''}"]
+
+
+def existing_folder(key: str, value: object, *, holding: str = "your files") -> list[str]:
+    """Violations of "`key` is an existing folder"; ``~`` is expanded, a relative path counts from the current directory."""
+    if not isinstance(value, str | Path) or not str(value).strip():
+        return [f"dataset.{key} must be a folder, got {value!r}; write dataset.{key}=DIR"]
+    root = Path(value).expanduser().resolve()
+    if not root.is_dir():
+        return [f"dataset.{key} must be an existing folder, got {str(value)!r}; give the folder that holds {holding}"]
+    if not is_unicode(root):
+        return [f"dataset.{key} must be spelt in valid UTF-8, got {str(value)!r}; rename the folder"]
+    return []
+
+
+def is_unicode(path: Path) -> bool:
+    """Whether a path can be written down as text; names on disk are bytes, and records are UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.datasets.checks import whole_number
+from harness.datasets.checks import existing_folder, is_unicode, whole_number
 from harness.datasets.examine import examine, named
 from harness.datasets.fingerprint import digest, fingerprint
 from harness.datasets.labelled import Found, caveats, lengths, qrels_by_label, seconds_of
@@ -74,12 +74,7 @@ class Files:
         ]
         if self.modality not in ("image", "text", "audio", "video"):
             wrong.append(f"dataset.modality must be image, text, audio or video, got {self.modality!r}")
-        if not isinstance(self.path, str | Path) or not str(self.path).strip():
-            wrong.append(f"dataset.path must be a folder, got {self.path!r}; write dataset.path=DIR")
-        elif not self._root.is_dir():
-            wrong.append(f"dataset.path must be an existing folder, got {str(self.path)!r}; give the folder that holds your files")
-        elif not _is_unicode(self._root):
-            wrong.append(f"dataset.path must be spelt in valid UTF-8, got {str(self.path)!r}; rename the folder")
+        wrong += existing_folder("path", self.path)
         if wrong:
             raise SettingsError(wrong)
 
@@ -188,7 +183,7 @@ def _candidates(root: Path) -> Iterator[Path]:
 
 def _read(path: Path, root: Path, modality: Modality) -> tuple[Found, str]:
     """Read and check one file, and say what a reader should know of it; a `DataError` says what is wrong with it."""
-    if not _is_unicode(path):
+    if not is_unicode(path):
         raise DataError(f"{path}: its name is not valid UTF-8")
     if path.is_symlink():
         raise DataError(f"{path}: a symbolic link")
@@ -222,11 +217,3 @@ def _text(path: Path, content: bytes) -> str:
     if not text:
         raise DataError(f"{path}: nothing but white space")
     return text
-
-
-def _is_unicode(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -14,6 +14,7 @@ from PIL import Image
 from harness.datasets.decode import decode
 from harness.interfaces import Clip, Dataset, Sound
 from tests.datasets.samples import REPOSITORY, picture
+from tests.datasets.test_beir import write as write_beir
 
 FOLDER = REPOSITORY / "conf" / "dataset"
 OPTIONS = sorted(path.stem for path in FOLDER.glob("*.yaml") if "_target_" in OmegaConf.load(path))
@@ -55,12 +56,25 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def paths(folder, tmp_path_factory):
+    """What the user gives as a path to the options that need one."""
+    beir = tmp_path_factory.mktemp("beir")
+    write_beir(
+        beir,
+        {f"d{n}": {"title": "A title", "text": f"and text {n}"} for n in range(40)},
+        {f"q{n}": {"text": f"query {n}"} for n in range(9)},
+        [(f"q{n}", f"d{n}", 1) for n in range(9)],
+    )
+    return {"files": folder, "beir": beir}
+
+
 @pytest.fixture(params=OPTIONS)
-def node(request, folder):
+def node(request, paths):
     """The settings of a dataset, as small as it goes."""
     node = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{request.param}.yaml"), resolve=True)
     small = {name: value for name, value in SMALL.items() if name in node}
-    return {**node, **small, **({"path": str(folder)} if "path" in node else {}), "corpus": 30, "queries": 7}
+    return {**node, **small, **({"path": str(paths[request.param])} if "path" in node else {}), "corpus": 30, "queries": 7}
 
 
 def test_the_options_are_those_that_are_shipped():
@@ -83,10 +97,10 @@ def test_the_first_line_of_the_file_describes_it(option):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_the_file_states_the_class_own_defaults(option, folder):
+def test_the_file_states_the_class_own_defaults(option, paths):
     """What a reader of the YAML sees is what a caller from Python gets, apart from what has no default there."""
     node = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{option}.yaml"))
-    own = {"path": str(folder)} if "path" in node else {}
+    own = {"path": str(paths[option])} if "path" in node else {}
     plain = instantiate({"_target_": node["_target_"], **own}, _convert_="object")
     shipped = instantiate({**node, **own}, _convert_="object")
     varied = VARIANTS if option.startswith("scenes_") else set()
