@@ -114,6 +114,11 @@ def curves(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield sorted(group, key=lambda record: int(record.settings["batch_size"]))
 
 
+def batch_sizes(records: Iterable[Record]) -> dict[str, int]:
+    """Return the knee's batch size for the key of every embed cell whose curve has one."""
+    return {record.key: found.batch_size for curve in curves(records) if (found := knee(curve)) for record in curve}
+
+
 def _but_batch(record: Record) -> str:
     settings = {name: value for name, value in record.settings.items() if name != "batch_size"}
     about = [record.labels, settings, record.data.get("fingerprint"), record.environment.get("fingerprint")]

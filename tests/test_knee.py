@@ -4,11 +4,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.knee import SHARE, curves, ended, knee, rise
+from harness.frame import to_frame
+from harness.knee import SHARE, batch_sizes, curves, ended, knee, rise
 from harness.records import Measured, Record
 from harness.statistics import over_processes
 
@@ -127,3 +129,11 @@ def test_cells_that_differ_in_anything_else_are_other_curves():
     ]
     found = [[record.settings["batch_size"] for record in one] for one in curves(records)]
     assert sorted(found) == [[1, 2], [4], [8]]
+
+
+def test_every_batch_size_of_a_curve_is_told_its_knee():
+    records = [*curve(10, 20, 20.4), cell(4, 5, dtype="bf16")]
+    assert batch_sizes(records) == {record.key: 2 for record in records[:3]}
+    column = to_frame(records).set_index("key").knee_batch_size
+    assert [column[record.key] for record in records[:3]] == [2, 2, 2]
+    assert pd.isna(column[records[3].key])
