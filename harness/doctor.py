@@ -8,7 +8,11 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
+import shlex
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,11 +32,17 @@ LIBRARIES = (
     "pymilvus",
     "milvus-lite",
     "faiss-cpu",
+    "av",
     "hydra-core",
     "pandas",
     "numpy",
     "scipy",
 )
+_FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs")
+"""Builds of FAISS, of which all install the same folder."""
+_DISTRIBUTION = "embedding-search-harness"
+_FOR_DEVELOPERS = "dev"
+"""The extra that is of no use to who only measures."""
 
 
 @dataclass(frozen=True)
@@ -67,29 +77,111 @@ def examine() -> Iterator[Finding]:
         yield Finding("ok", "devices", ", ".join(f"{name} ({text})" for name, text in found.items()))
     except HarnessError as error:
         yield Finding("bad", "devices", str(error))
+    yield from _gpus()
     for library in LIBRARIES:
         try:
-            yield Finding("ok", library, importlib.metadata.version(library))
+            build = f" ({_torch_build()})" if library == "torch" else ""
+            yield Finding("ok", library, importlib.metadata.version(library) + build)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("bad", library, f"not installed; pip install {library}")
+            gpu_builds = [name for name in _FAISS[1:] if _installed(name)]
+            if library == "faiss-cpu" and gpu_builds:
+                text = (
+                    f"{gpu_builds[0]} {importlib.metadata.version(gpu_builds[0])} is here in its place, an environment for store=faiss_gpu"
+                )
+                yield Finding("note", library, text)
+            else:
+                yield Finding("bad", library, f"not installed; pip install {library}")
     yield from _conflicts()
+    yield from _extras()
     yield _hub()
     yield _milvus()
     yield Finding("ok", "cache", f"{cache.root()} ({'exists' if cache.root().exists() else 'not made yet'}); set HARNESS_CACHE to move it")
 
 
+def _gpus() -> Iterator[Finding]:
+    """Ask the NVIDIA driver what it has, with or without a torch that can use it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        yield Finding("note", "gpu", "no NVIDIA driver here (nvidia-smi is not found); what torch can use stands under devices")
+        return
+    question = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(question, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        told = " ".join((getattr(error, "stdout", None) or str(error)).split())
+        yield Finding("bad", "gpu", f"nvidia-smi is here and fails: {told}; the driver has to be mended first")
+        return
+    for line in filter(None, answer.stdout.splitlines()):
+        name, memory, driver = (part.strip() for part in line.rsplit(",", 2))
+        yield Finding("ok", "gpu", f"{name}, {memory}, driver {driver}")
+    try:
+        unused = answer.stdout.strip() and not any(name.startswith("cuda") for name in devices.available())
+    except HarnessError:  # told under devices
+        return
+    if unused:
+        text = (
+            f"torch is built {_torch_build()} and does not see it; install a build of torch for CUDA that this driver can run (pytorch.org)"
+        )
+        yield Finding("bad", "gpu", text)
+
+
+def _torch_build() -> str:
+    """Return what the installed torch was built for, read from its own file without importing it."""
+    spec = importlib.util.find_spec("torch")
+    text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8") if spec and spec.origin else ""
+    for name, title in (("cuda", "CUDA"), ("hip", "ROCm")):
+        found = re.search(rf"^{name}\b[^=]*=\s*'([^']+)'", text, re.MULTILINE)
+        if found:
+            return f"for {title} {found[1]}"
+    return "for the Apple GPU and the CPU" if sys.platform == "darwin" else "for the CPU only"
+
+
+def _for_cpu(library: str) -> bool:
+    return "+cpu" in importlib.metadata.version(library)
+
+
+def _import_error(module: str) -> str | None:
+    """Return the last line of what importing a module says in a process of its own, None where it works."""
+    done = subprocess.run([sys.executable, "-P", "-c", f"import {module}"], capture_output=True, text=True, check=False, timeout=120)
+    return None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+
+
+def _extras() -> Iterator[Finding]:
+    """Say of each optional extra whether its packages are here, and how to get them."""
+    try:
+        requires = importlib.metadata.requires(_DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("note", "extras", f"{_DISTRIBUTION} runs from its folder without being installed, so its extras are not known")
+        return
+    wanted: dict[str, list[str]] = {}
+    for text in requires:
+        found = re.fullmatch(r"([^;]+?)\s*;.*\bextra\s*==\s*['\"]([\w-]+)['\"].*", text)
+        if found and found[2] != _FOR_DEVELOPERS:
+            wanted.setdefault(found[2], []).append(found[1])
+    for extra, needs in wanted.items():
+        missing = [need for need in needs if not _installed(re.split(r"[\s<>=!~\[(]", need, maxsplit=1)[0])]
+        if not missing:
+            yield Finding("ok", f"extra {extra}", ", ".join(needs))
+        elif any(need.startswith("torchvision") for need in missing) and _for_cpu("torch"):
+            yield Finding(
+                "note", f"extra {extra}", "not installed, and must not be beside a torch for the CPU only, whose models it would break"
+            )
+        else:
+            yield Finding("note", f"extra {extra}", f"not installed; pip install {' '.join(map(shlex.quote, missing))}")
+
+
 def _conflicts() -> Iterator[Finding]:
     """Look for packages that overwrite or shadow one another."""
-    faiss = [name for name in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs") if _installed(name)]
+    faiss = [name for name in _FAISS if _installed(name)]
     if len(faiss) > 1:
         text = f"{' and '.join(faiss)} overwrite each other's files; milvus-lite needs faiss-cpu: keep a GPU build in another environment"
         yield Finding("bad", "faiss", text)
-    if (
-        _installed("torchvision")
-        and importlib.metadata.version("torch").endswith("+cpu")
-        and "+cpu" not in importlib.metadata.version("torchvision")
-    ):
-        yield Finding("bad", "torchvision", "a build for another torch breaks every transformers model; pip uninstall torchvision")
+    if _installed("torchvision"):
+        if _for_cpu("torch") and not _for_cpu("torchvision"):
+            yield Finding("bad", "torchvision", "a build for another torch breaks every transformers model; pip uninstall torchvision")
+        elif error := _import_error("torchvision"):
+            text = f"cannot be imported ({error}), and while it is installed no transformers model can be either; pip uninstall torchvision"
+            yield Finding("bad", "torchvision", text)
     ours = Path(__file__).resolve().parent.parent
     for name in ("models", "stores", "harness"):
         spec = importlib.util.find_spec(name)
