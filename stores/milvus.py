@@ -1,0 +1,871 @@
+"""A Milvus server, 2.3 or newer, standalone or distributed, by its address.
+
+What a reader of its numbers should know, found with pymilvus 3.0.2 and a standalone server 2.3.5 by measuring:
+
+**Inserting.** pymilvus's ``insert`` takes a dict a row and spends most of its time in Python. A request whose columns are laid
+down as the bytes that go over the wire anyway is 4 times as quick and costs the client a tenth of the processor (20,000 rows
+of 128 dimensions, rows/s: dicts of NumPy rows 32,400; dicts of lists 44,900; columns of lists 42,200; this 206,000).
+
+**Ready.** A search is answered from growing segments, from raw rows and from interim indexes as well as from the index that was
+asked for, so nothing is measured before the server itself says that every row lies in a sealed, indexed and loaded
+segment, that nothing waits to be indexed, and that the index has the parameters that were asked for. Small segments are
+merged first (compaction), because the server would do so in the midst of the measurement. A segment of fewer rows than
+the server's ``minSegmentSizeToEnableIndex``, 1,024 by default, is never indexed but searched by brute force.
+
+**Consistency.** The level goes with every search. ``Bounded``, the default here as in Milvus, reads what is five seconds old
+at most; ``Strong`` waits for the server's clock and adds up to its tick, 200 ms, to each search. Nothing is written while
+it is measured, so all levels answer alike.
+
+**Searching.** One request, no retries, no output fields; a deadline for every call lies in the connection itself. What pymilvus
+does before and after the call is part of the latency, as it is for who uses it.
+
+**Whose it is.** Collections are named ``harness_<name>_<random>`` and only those that this object created are dropped. What a killed
+run leaves behind has such a name and is safe to drop.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urldefrag, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import SettingsError, StoreError
+from harness.interfaces import Ids, Index, Metric, Ready, VectorType, part_of
+from stores.index import HNSW
+from stores.milvus_params import BINARY_FAMILIES, index_type, metric_type, milvus_params
+from stores.vectors import METRICS, check_rows, check_shape, unsupported
+
+_T = TypeVar("_T")
+
+VECTOR, PART = "vector", "part"
+CONSISTENCY_LEVELS = ("Strong", "Bounded", "Eventually", "Session")
+
+FAMILIES: Mapping[tuple[int, int], tuple[str, ...]] = {
+    (2, 3): ("FLAT", "HNSW", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "DISKANN", "GPU_IVF_FLAT", "GPU_IVF_PQ"),
+    (2, 4): ("GPU_CAGRA", "GPU_BRUTE_FORCE"),
+    (2, 5): ("HNSW_SQ", "HNSW_PQ", "HNSW_PRQ"),
+    (2, 6): ("IVF_RABITQ",),
+}
+"""What each version added, https://milvus.io/docs/release_notes.md. AUTOINDEX is left out: on a server of one's own it is HNSW with
+parameters from the server's configuration, and takes no level."""
+VECTOR_TYPES: Mapping[tuple[int, int], tuple[VectorType, ...]] = {(2, 3): ("fp32", "binary"), (2, 4): ("fp16", "bf16"), (2, 6): ("int8",)}
+INT8_FAMILIES = ("HNSW",)
+"""The family that takes int8 vectors, https://milvus.io/docs/index-explained.md."""
+
+VERIFIED = {"2.3.5": ("FLAT", "HNSW", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN")}
+"""What the tests run against a real server, see tests/stores/test_milvus_local.py."""
+
+LARGEST_DIM = 32_768
+LARGEST_K = 16_384
+"""Also the most queries of a request; https://milvus.io/docs/limitations.md."""
+ANSWERS_AT_ONCE = 1_000_000
+"""Most ids to ask for in one request, 12 MB with their scores."""
+QUERIES_BYTES = 32 * 2**20
+"""Most bytes of queries in one request, half of what the server takes."""
+
+CONNECT_S = 5.0
+POLL_S = 0.02
+"""Between two looks at the server's state; a look takes it a millisecond or two."""
+RATE_LIMIT_CODE = 8
+"""pymilvus's ErrorCode.RATE_LIMIT: the server asks to come back later."""
+RATE_LIMIT_POLL_S = 0.25
+GROWING, FLUSHED = 2, 4
+"""milvus.proto.common.SegmentState."""
+SMALLEST_INDEXED = 1_024
+"""Rows of a segment from which on it gets an index: the default of the server's ``minSegmentSizeToEnableIndex``."""
+BRUTE_FORCE = ("FLAT", "BIN_FLAT")
+"""Families for which a query node names no index, for it reads the rows themselves."""
+SORTED_SINCE = (2, 5)
+"""Since then segments are sorted by primary key before they are indexed."""
+
+
+class Milvus:
+    """A Milvus server through ``pymilvus.MilvusClient``.
+
+    Parameters
+    ----------
+    uri : str
+        Address, ``http://host:19530``; ``https`` for TLS. Without user, password or token: results show it.
+    token_env, user_env, password_env : str
+        Names of the environment variables that hold a token, or a user and a password; unset ones are left out.
+    database : str
+        An existing database.
+    consistency : str
+        ``Strong``, ``Bounded``, ``Eventually`` or ``Session``, sent with each search.
+    shards, replicas : int
+        Of the collection; more replicas need as many query nodes.
+    timeout_s : float
+        For a single call. Waiting for an index has the deadline of the cell.
+    ca_file, client_cert_file, client_key_file : str
+        PEM files for TLS: a certificate authority of one's own, and, where the server wants to know clients, certificate and key.
+    server_name : str
+        The name in the server's certificate, where it is another than the host's.
+
+    Raises
+    ------
+    harness.errors.SettingsError
+        When a value is outside its range; names every one that is.
+    """
+
+    def __init__(
+        self,
+        *,
+        uri: str = "http://localhost:19530",
+        token_env: str = "MILVUS_TOKEN",  # noqa: S107 - the name of a variable
+        user_env: str = "MILVUS_USER",
+        password_env: str = "MILVUS_PASSWORD",  # noqa: S107 - the name of a variable
+        database: str = "default",
+        consistency: str = "Bounded",
+        shards: int = 1,
+        replicas: int = 1,
+        timeout_s: float = 60.0,
+        ca_file: str = "",
+        client_cert_file: str = "",
+        client_key_file: str = "",
+        server_name: str = "",
+    ) -> None:
+        self.uri, self.database, self.consistency = uri, database, consistency
+        self.shards, self.replicas, self.timeout_s = shards, replicas, timeout_s
+        self.token_env, self.user_env, self.password_env = token_env, user_env, password_env
+        self.ca_file, self.client_cert_file, self.client_key_file, self.server_name = (
+            ca_file,
+            client_cert_file,
+            client_key_file,
+            server_name,
+        )
+        found = self._own_violations()
+        if found:
+            raise SettingsError(found)
+        self._client: Any = None
+        self._failures: tuple[type[Exception], ...] = ()
+        self._version = ""
+        self._suffix = ""
+        self._collection = ""
+        self._owned = False
+        self._dim = 0
+        self._metric: Metric = "cosine"
+        self._vector_type: VectorType = "fp32"
+        self._filtered = False
+        self._index: Index | None = None
+        self._inserted = 0
+        self._searchable = False
+        self._times: dict[str, float] = {}
+        self._search_extra: dict[str, Any] = {}
+
+    def _own_violations(self) -> list[str]:
+        found = []
+        texts = ("token_env", "user_env", "password_env", "database", "ca_file", "client_cert_file", "client_key_file", "server_name")
+        found += [f"store.{name} must be text, got {value!r}" for name in texts if not isinstance(value := getattr(self, name), str)]
+        parts = urlsplit(self.uri) if isinstance(self.uri, str) else None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.fragment:
+            # Not quoted: a password may stand in it.
+            found.append("store.uri must be http://host:port, or https://host:port for TLS, with nothing behind it")
+        elif parts.username or parts.password:
+            found.append(f"store.uri must not hold a user, password or token, results show it; put them into ${self.token_env}")
+        if self.consistency not in CONSISTENCY_LEVELS:
+            found.append(f"store.consistency must be one of {', '.join(CONSISTENCY_LEVELS)}, got {self.consistency!r}")
+        for name in ("shards", "replicas"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 64:
+                found.append(f"store.{name} must be a whole number in [1, 64], got {value!r}")
+        timeout = self.timeout_s
+        number = isinstance(timeout, int | float) and not isinstance(timeout, bool) and math.isfinite(timeout)
+        if not number or not 1 <= timeout <= 86_400:
+            found.append(f"store.timeout_s must be a number of seconds in [1, 86400], got {timeout!r}")
+        if bool(self.client_cert_file) != bool(self.client_key_file) or (self.client_cert_file and not self.ca_file):
+            found.append("store.client_cert_file needs store.client_key_file and store.ca_file, and the other way round")
+        return found
+
+    # ------------------------------------------------------------------------------------ what it has
+
+    @property
+    def name(self) -> str:
+        """The name in ``store=milvus``."""
+        return "milvus"
+
+    @property
+    def in_process(self) -> bool:
+        """The engine is a server."""
+        return False
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Those of the server's version; before it is known, those of all."""
+        return _since(FAMILIES, self._number())
+
+    @property
+    def verified(self) -> Mapping[str, tuple[str, ...]]:
+        """What was run against a real server; the rest is declared."""
+        return VERIFIED
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All of them."""
+        return METRICS
+
+    @property
+    def vector_types(self) -> tuple[VectorType, ...]:
+        """Those of the server's version; before it is known, those of all."""
+        return _since(VECTOR_TYPES, self._number())
+
+    @property
+    def filters(self) -> bool:
+        """Yes, by an expression on a scalar field."""
+        return True
+
+    @property
+    def largest_insert(self) -> int:
+        """2,500 rows: 10 MB of the 64 MB that a server takes in one message."""
+        return 2_500
+
+    def violations(
+        self,
+        *,
+        index: Index,
+        metric: Metric,
+        dim: int,
+        rows: int,  # noqa: ARG002
+        k: Sequence[int],
+        vector_type: VectorType = "fp32",
+        filtered: bool = False,
+    ) -> list[str]:
+        """What of this combination no server of a version that is known here can do; of the server's own version once it is open."""
+        found = unsupported(self, index=index, metric=metric, dim=dim, k=k, vector_type=vector_type, filtered=filtered)
+        if dim == 1 or dim > LARGEST_DIM:
+            found.append(f"store={self.name}: dim must be in [2, {LARGEST_DIM}], got {dim}")
+        found += [f"store={self.name}: k must be <= {LARGEST_K}, got {each}" for each in k if each > LARGEST_K]
+        if index.family not in self.families:
+            return found
+        for of_type, known in (("binary", tuple(BINARY_FAMILIES)), ("int8", INT8_FAMILIES)):
+            has = [family for family in known if family in self.families]
+            if vector_type == of_type and has and index.family not in has:
+                found.append(f"store={self.name} has no index {index.family} for vector_type={of_type}; it has {', '.join(has)}")
+        if index.family.startswith("GPU_") and vector_type != "fp32":
+            found.append(f"store={self.name} has {index.family} for vector_type=fp32 only, got {vector_type}")
+        return found
+
+    # ------------------------------------------------------------------------------- connecting
+
+    def open(self, folder: Path) -> None:  # noqa: ARG002
+        """Connect; nothing is written on this machine.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When nobody answers, or refuses.
+        """
+        self._connect(self.uri)
+        self._suffix = secrets.token_hex(6)
+
+    def endpoint(self) -> str | None:
+        """The address and, behind a ``#``, what this object's collections end in; None before `open`."""
+        return f"{self.uri}#{self._suffix}" if self._suffix else None
+
+    def attach(
+        self,
+        endpoint: str,
+        collection: str,
+        *,
+        dim: int,
+        metric: Metric,
+        index: Index,
+        vector_type: VectorType = "fp32",
+        filtered: bool = False,
+    ) -> None:
+        """Connect to a collection that another process has made ready, for searching only.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When there is none of that name, or it is not loaded.
+        """
+        uri, suffix = urldefrag(endpoint)
+        self._connect(uri)
+        name = _named(collection, suffix)
+        with self._translated(f"attach to {name}"):
+            there = self._client.has_collection(name, retry_times=0)
+            state = self._client.get_load_state(name, retry_times=0)["state"].name if there else "missing"
+        if state != "Loaded":
+            raise StoreError(f"store={self.name} cannot attach to {name}: it is {state}")
+        self._take(name, dim=dim, metric=metric, index=index, vector_type=vector_type, filtered=filtered)
+        self._searchable = True
+
+    def _connect(self, uri: str) -> None:
+        import grpc  # type: ignore[import-untyped]
+        from pymilvus import MilvusClient
+        from pymilvus.exceptions import MilvusException
+
+        if self._client is not None:
+            raise StoreError(f"store={self.name} is open already; close it first")
+        # pymilvus logs each failure with a traceback before raising it; it leaves here as a StoreError with the same text.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+        # ValueError is what gRPC raises on a channel that was closed.
+        self._failures = (MilvusException, grpc.RpcError, ValueError)
+        parts = urlsplit(uri)
+        address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 19530))
+        self._knock(address)
+        token, user, password = (os.environ.get(name, "") if name else "" for name in (self.token_env, self.user_env, self.password_env))
+        if user and not token:
+            token = f"{user}:{password}"
+        security = {
+            "server_pem_path": "" if self.client_cert_file else self.ca_file,
+            "ca_pem_path": self.ca_file,
+            "client_pem_path": self.client_cert_file,
+            "client_key_path": self.client_key_file,
+            "server_name": self.server_name,
+        }
+        calls = {"methodConfig": [{"name": [{}], "timeout": f"{self.timeout_s:g}s"}]}
+        options = {"grpc.enable_retries": 0, "grpc.service_config": json.dumps(calls), **self._channel_options()}
+        try:
+            self._client = MilvusClient(
+                uri, token=token, db_name=self.database, timeout=CONNECT_S, dedicated=True, grpc_options=options, **security
+            )
+            self._version = self._client.get_server_version(retry_times=0)
+        except (*self._failures, OSError) as error:
+            self._close_client()
+            raise StoreError(f"store={self.name}: {uri} {self._why_refused(error, address, parts.scheme == 'https', token)}") from error
+
+    def _channel_options(self) -> dict[str, Any]:
+        """Options of gRPC besides."""
+        return {}
+
+    def _knock(self, address: tuple[str, int]) -> None:
+        """Fail within seconds and with the system's own reason where nobody is there; gRPC would try for longer and say less."""
+        host, port = address
+        try:
+            socket.create_connection(address, timeout=CONNECT_S).close()
+        except OSError as error:
+            raise StoreError(
+                f"store={self.name}: nobody answers at {host}:{port} ({error.strerror or error}); start the server or set store.uri"
+            ) from error
+
+    def _why_refused(self, error: Exception, address: tuple[str, int], secure: bool, token: str) -> str:
+        """Say what a refused connection was about, and what to do."""
+        code = ""
+        inner: BaseException | None = error
+        while inner is not None and not code:
+            with suppress(AttributeError, TypeError):
+                code = inner.code().name  # type: ignore[attr-defined]
+            inner = inner.__cause__
+        said = self._reason(error)
+        if code == "UNAUTHENTICATED" or "auth check failure" in said:
+            having = "a token was sent" if token else "no token was sent"
+            return f"refused the login ({having}); set ${self.token_env}, or ${self.user_env} and ${self.password_env}"
+        if isinstance(error, OSError):
+            return f"cannot be asked: {error}; check store.ca_file, store.client_cert_file and store.client_key_file"
+        if secure:
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+            try:
+                with (
+                    socket.create_connection(address, timeout=CONNECT_S) as plain,
+                    context.wrap_socket(plain, server_hostname=self.server_name or address[0]),
+                ):
+                    pass
+            except ssl.SSLError as problem:
+                reason = getattr(problem, "verify_message", "") or problem.reason or problem
+                return f"does not speak TLS as wanted ({reason}); check store.uri (http or https), store.ca_file and store.server_name"
+            except OSError as problem:
+                return f"broke off ({problem}); check store.uri"
+        if "database not found" in said or "database not exist" in said:
+            return f"has no database {self.database}; create it or set store.database"
+        return f"answers, but not as a Milvus server ({said}); check store.uri (http or https, host, port)"
+
+    def version(self) -> str:
+        """The server's version as it says it, without the ``v``."""
+        return f"milvus {self._said_version()}"
+
+    def _said_version(self) -> str:
+        self._opened()
+        return self._version.lstrip("v")
+
+    def _number(self) -> tuple[int, int] | None:
+        """Major and minor version; None before it is known, and for a server that says none."""
+        found = re.search(r"(\d+)\.(\d+)", self._version)
+        return (int(found[1]), int(found[2])) if found else None
+
+    # --------------------------------------------------------------------------------- loading
+
+    def create(
+        self,
+        collection: str,
+        *,
+        dim: int,
+        metric: Metric,
+        index: Index,
+        vector_type: VectorType = "fp32",
+        filtered: bool = False,
+    ) -> None:
+        """Create a collection with an int64 primary key, the row's number, one vector and, if `filtered`, the row's part.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When this server cannot do this, or has a collection of that name.
+        """
+        client = self._opened()
+        refused = self.violations(index=index, metric=metric, dim=dim, rows=0, k=(), vector_type=vector_type, filtered=filtered)
+        if not re.fullmatch(r"[A-Za-z_]\w{0,200}", collection, re.ASCII):
+            refused.append(f"store={self.name}: a collection's name is letters, digits and underscores, got {collection!r}")
+        if refused:
+            raise StoreError("; ".join(refused) + f" ({self.version()})")
+        if self._owned:
+            raise StoreError(f"store={self.name} has the collection {self._collection}; drop it first")
+        from pymilvus import DataType, MilvusClient
+
+        name = _named(collection, self._suffix)
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description="of a benchmark run; safe to drop")
+        schema.add_field("id", DataType.INT64, is_primary=True)
+        if filtered:
+            schema.add_field(PART, DataType.INT64)
+        schema.add_field(VECTOR, _data_type(vector_type), dim=dim)
+        with self._translated(f"create collection {name}"):
+            if client.has_collection(name, retry_times=0):
+                raise StoreError(f"store={self.name} has a collection {name} already, which is left as it is; run again")
+            self._patiently(
+                lambda: client.create_collection(
+                    name, schema=schema, num_shards=self.shards, consistency_level=self.consistency, retry_times=0
+                )
+            )
+        self._owned = True
+        self._take(name, dim=dim, metric=metric, index=index, vector_type=vector_type, filtered=filtered)
+
+    def _take(self, name: str, *, dim: int, metric: Metric, index: Index, vector_type: VectorType, filtered: bool) -> None:
+        """Make a collection the one that all else is about."""
+        self._collection, self._dim, self._metric, self._index = name, dim, metric, index
+        self._vector_type, self._filtered, self._inserted, self._searchable, self._times = vector_type, filtered, 0, False, {}
+        # Queries other than float32 go as bytes, whose kind pymilvus reads from the schema; this saves it from asking the server.
+        fields = {"fields": [{"name": VECTOR, "type": _data_type(vector_type)}]}
+        self._search_extra = {} if vector_type == "fp32" else {"schema": fields}
+
+    def insert(self, vectors: NDArray[Any], first_id: int) -> None:
+        """Add rows in one request, its columns laid down as the bytes that go over the wire.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When a row cannot be ranked, or the server refuses or is gone. A request is never sent twice, for the rows
+            could then be there twice; where the server asks to slow down (its rate limit), that waiting counts.
+        """
+        self._created()
+        if not self._owned:
+            raise StoreError(f"store={self.name} is attached to {self._collection} for searching only")
+        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=first_id, vector_type=self._vector_type)
+        self._searchable = False
+        request = self._insert_request(vectors, int(first_id))
+        size = request.ByteSize()
+        if size > 64 * 2**20:
+            raise StoreError(f"store={self.name}: {len(vectors)} rows are {size / 2**20:.0f} MB, and a server takes 64; insert fewer")
+        handler = self._handler()
+        with self._translated(f"insert {len(vectors)} rows into {self._collection}"):
+            answer = self._patiently(
+                lambda: handler.batch_insert(self._collection, [], insert_param=request, schema={"fields": []}, retry_times=0)
+            )
+        self._inserted += int(answer.insert_count)
+        if answer.insert_count != len(vectors):
+            raise StoreError(f"store={self.name} took {answer.insert_count} of {len(vectors)} rows of {self._collection}")
+
+    def _insert_request(self, vectors: NDArray[Any], first_id: int) -> Any:
+        from pymilvus import DataType
+        from pymilvus.grpc_gen import milvus_pb2, schema_pb2
+
+        ids = np.arange(first_id, first_id + len(vectors), dtype=np.int64)
+        columns = [("id", ids)] + ([(PART, part_of(ids))] if self._filtered else [])
+        fields = []
+        for name, numbers in columns:
+            field = schema_pb2.FieldData(type=int(DataType.INT64), field_name=name)
+            field.scalars.long_data.data.extend(numbers.tolist())
+            fields.append(field)
+        field = schema_pb2.FieldData(type=int(_data_type(self._vector_type)), field_name=VECTOR)
+        field.vectors.dim = self._dim
+        data = _bytes(vectors, self._vector_type)
+        if self._vector_type == "fp32":
+            # A packed repeated float, field 1: its tag, the length, the numbers as they lie in memory, little-endian.
+            field.vectors.float_vector.MergeFromString(b"\x0a" + _varint(len(data)) + data)
+        else:
+            names = {"fp16": "float16_vector", "bf16": "bfloat16_vector", "int8": "int8_vector", "binary": "binary_vector"}
+            setattr(field.vectors, names[self._vector_type], data)
+        return milvus_pb2.InsertRequest(
+            db_name=self.database, collection_name=self._collection, num_rows=len(vectors), fields_data=[*fields, field]
+        )
+
+    def build(self) -> None:
+        """Flush, and ask for the index; returns when all rows are in flushed segments and the server has accepted the index.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When the server refuses or is gone, or rows are not flushed within the time of a call.
+        """
+        client = self._created()
+        assert self._index is not None
+        self._times = {}
+        start = time.monotonic()
+        with self._translated(f"flush {self._collection}"):
+            # Asked to wait, pymilvus would look every half second only.
+            self._patiently(lambda: client.flush(self._collection, _async=True, retry_times=0))
+            # A segment that still grows is on no list, so that nothing but the number of rows tells when all are flushed.
+            while (held := sum(segment.num_rows for segment in self._stored())) < self._inserted:
+                if time.monotonic() - start >= self.timeout_s:
+                    raise StoreError(
+                        f"store={self.name}: {self._inserted - held} of {self._inserted} rows of {self._collection} were not flushed"
+                        f" after store.timeout_s={self.timeout_s:g} s"
+                    )
+                time.sleep(POLL_S)
+        self._times["flush"] = time.monotonic() - start
+        params = client.prepare_index_params()
+        params.add_index(VECTOR, **self._asked_index())
+        with self._translated(f"build {self._index.family}"):
+            self._patiently(lambda: client.create_index(self._collection, params, sync=False, retry_times=0))
+
+    def _asked_index(self) -> dict[str, Any]:
+        assert self._index is not None
+        return {
+            "index_type": index_type(self._index.family, self._vector_type),
+            "metric_type": metric_type(self._metric, self._vector_type),
+            "params": milvus_params(self._index.build_params()),
+        }
+
+    def wait_ready(self, *, rows: int, deadline_s: float) -> Ready:
+        """Wait until the server has indexed and merged all segments, load them, and wait until it proves that all is there.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When that has not come by the deadline, or the server says that it will not come.
+        """
+        client = self._created()
+        deadline = time.monotonic() + deadline_s
+
+        def wait(part: str, pending: Callable[[], list[str]]) -> None:
+            start = time.monotonic()
+            while left := pending():
+                if time.monotonic() >= deadline:
+                    told = self._trouble()
+                    raise StoreError(
+                        f"store={self.name}: {self._collection} was not ready after {deadline_s:g} s: {'; '.join(left)}"
+                        + (f"; the server's log: {told}" if told else "; raise the deadline or ask the server's log")
+                    )
+                time.sleep(POLL_S)
+            self._times[part] = self._times.get(part, 0.0) + time.monotonic() - start
+
+        with self._translated("become ready"):
+            wait("build", lambda: self._index_pending(rows))
+            if len(self._stored()) > 1:
+                job = self._patiently(lambda: client.compact(self._collection, retry_times=0))
+                wait("compact", lambda: self._compaction_pending(job))
+                wait("build", lambda: self._index_pending(rows))
+            start = time.monotonic()
+            self._patiently(lambda: client.load_collection(self._collection, replica_number=self.replicas, _async=True, retry_times=0))
+            wait("load", lambda: self._pending(rows))
+            self._times["load"] = time.monotonic() - start
+            loaded = self._loaded()
+        self._searchable = True
+        sizes = ", ".join(str(held) for held in sorted((held for held, _, _ in loaded.values()), reverse=True))
+        return Ready(
+            rows=rows,
+            segments=len(loaded),
+            index_state="Finished",
+            detail=f"rows by segment: {sizes}; consistency {self.consistency}",
+            times=dict(self._times),
+        )
+
+    def _stored(self) -> list[Any]:
+        """Flushed segments."""
+        infos = self._handler().get_persistent_segment_infos(self._collection, retry_times=0)
+        return [info for info in infos if info.state == FLUSHED and info.num_rows]
+
+    def _loaded(self) -> dict[int, tuple[int, int, str]]:
+        """Rows, state and index of each segment in the query nodes, counted once however many replicas there are."""
+        infos = self._handler().get_query_segment_info(self._collection, retry_times=0)
+        return {info.segmentID: (info.num_rows, info.state, info.index_name) for info in infos if info.num_rows}
+
+    def _index_pending(self, rows: int) -> list[str]:
+        """What keeps the index from being built as it was asked for."""
+        found = []
+        handler = self._handler()
+        descriptions = [one for one in handler.list_indexes(self._collection, retry_times=0) if one.field_name == VECTOR]
+        if len(descriptions) != 1:
+            return [f"it has {len(descriptions)} indexes on its vectors"]
+        described = descriptions[0]
+        state = _index_state(described.state)
+        if state == "Failed":
+            raise StoreError(f"store={self.name} failed to build {self._asked_index()['index_type']}: {described.index_state_fail_reason}")
+        if state != "Finished" or described.pending_index_rows:
+            found.append(f"its index is {state}, {described.pending_index_rows} of {described.total_rows} rows are pending")
+        asked = self._asked_index()
+        flat = {"index_type": asked["index_type"], "metric_type": asked["metric_type"], **asked["params"]}
+        has = _described(described.params)
+        unlike = {key: has.get(key) for key, value in flat.items() if not _same(has.get(key), value)}
+        if unlike:
+            found.append(f"its index has {unlike}, not { ({key: flat[key] for key in unlike}) }")
+        stored = self._stored()
+        held = sum(segment.num_rows for segment in stored)
+        if held != rows:
+            found.append(f"it holds {held} rows, not {rows}")
+        if self._sorts():
+            unsorted = [segment for segment in stored if not segment.is_sorted]
+            if unsorted:
+                found.append(f"{len(unsorted)} of {len(stored)} segments are not sorted yet")
+        return found
+
+    def _sorts(self) -> bool:
+        number = self._number()
+        return number is None or number >= SORTED_SINCE
+
+    def _compaction_pending(self, job: int) -> list[str]:
+        state = self._handler().get_compaction_state(job, retry_times=0).state_name
+        return [] if state == "Completed" else [f"merging its segments is {state}"]
+
+    def _pending(self, rows: int) -> list[str]:
+        """What still keeps the collection from being searched as it is meant to be."""
+        found = self._index_pending(rows)
+        state = self._opened().get_load_state(self._collection, retry_times=0)
+        if state["state"].name != "Loaded":
+            found.append(f"it is {state['state'].name} ({state.get('progress', 0)} %)")
+        loaded = self._loaded()
+        held = sum(number for number, _, _ in loaded.values())
+        if held != rows:
+            found.append(f"{held} of {rows} rows are loaded")
+        growing = sum(number for number, state, _ in loaded.values() if state == GROWING)
+        if growing:
+            found.append(f"{growing} rows are in growing segments")
+        bare = [number for number, state, index in loaded.values() if not index and state != GROWING and number >= SMALLEST_INDEXED]
+        if bare and self._asked_index()["index_type"] not in BRUTE_FORCE:
+            found.append(f"{len(bare)} of {len(loaded)} loaded segments, of {sum(bare)} rows, are without their index")
+        stored = {segment.segmentID for segment in self._stored()}
+        if stored != set(loaded):
+            found.append(f"{len(stored)} segments are stored and {len(loaded)} loaded, which are not all the same")
+        return found
+
+    def _trouble(self) -> str:
+        """Why an index could not be built, in the server's log, where that can be read."""
+        return ""
+
+    # ------------------------------------------------------------------------------- searching
+
+    def search(self, queries: NDArray[Any], k: int, params: Mapping[str, int | float], *, below: int | None = None) -> Ids:
+        """Ids of the nearest rows, in one request, without retries.
+
+        Very many queries at once, or very many ids, are asked for in several requests one after the other.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n, dim)
+        k : int
+        params : mapping
+            The knob and what goes with it: ``ef``, ``nprobe`` …
+        below : int, optional
+            Only rows whose part is smaller.
+
+        Returns
+        -------
+        ndarray of shape (n, k), int64
+            Best first, -1 where fewer were found.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            Before the collection is ready, or when the server refuses or is gone.
+        """
+        if not self._searchable:
+            raise StoreError(f"store={self.name}: search before wait_ready has found the collection ready")
+        check_shape(self.name, queries, dim=self._dim, vector_type=self._vector_type)
+        if below is not None and not self._filtered:
+            raise StoreError(f"store={self.name}: {self._collection} was created without the field that filters")
+        at_once = max(1, min(LARGEST_K, ANSWERS_AT_ONCE // max(1, k), QUERIES_BYTES // (4 * self._dim)))
+        answer = np.full((len(queries), k), -1, dtype=np.int64)
+        search_params = {"metric_type": metric_type(self._metric, self._vector_type), "params": milvus_params(params)}
+        for start in range(0, len(queries), at_once):
+            part = queries[start : start + at_once]
+            data = list(part) if self._vector_type == "fp32" else [_bytes(row, self._vector_type) for row in part]
+            try:
+                found = self._client.search(
+                    self._collection,
+                    data=data,
+                    anns_field=VECTOR,
+                    limit=k,
+                    filter="" if below is None else f"{PART} < {below}",
+                    search_params=search_params,
+                    consistency_level=self.consistency,
+                    retry_times=0,
+                    retry_on_rate_limit=False,
+                    **self._search_extra,
+                )
+            except self._failures as error:
+                raise StoreError(f"store={self.name} could not search: {self._reason(error)}") from error
+            for row, hits in enumerate(found, start):
+                answer[row, : len(hits.ids)] = hits.ids
+        return answer
+
+    def index_bytes(self) -> int | None:
+        """What the query nodes say that the collection's segments take; None where they say nothing, as up to 2.3 at least."""
+        if not self._collection:
+            return None
+        with self._translated("tell its segments"):
+            infos = self._handler().get_query_segment_info(self._collection, retry_times=0)
+        sizes = {info.segmentID: info.mem_size for info in infos if info.num_rows}
+        return sum(sizes.values()) if sizes and all(sizes.values()) else None
+
+    def floor_index(self, *, rows: int, k: int) -> Index:  # noqa: ARG002
+        """A small graph with ``ef = k``: it returns k rows, whose fetching every index has to pay for."""
+        return HNSW(M=8, ef_construction=40, ef=(k,))
+
+    # ----------------------------------------------------------------------------------- leaving
+
+    def drop(self) -> None:
+        """Drop the collection that this object created."""
+        client = self._created()
+        if not self._owned:
+            raise StoreError(f"store={self.name} is attached to {self._collection}, which is another's to drop")
+        with self._translated(f"drop {self._collection}"):
+            self._patiently(lambda: client.drop_collection(self._collection, retry_times=0))
+        self._forget()
+
+    def close(self) -> None:
+        """Drop what is left of one's own, and disconnect."""
+        if self._client is None:
+            return
+        if self._owned:
+            with suppress(StoreError):  # the server may be gone, which is no reason to stay connected
+                self.drop()
+        self._forget()
+        self._suffix = self._version = ""
+        self._close_client()
+
+    def _forget(self) -> None:
+        self._collection, self._index, self._owned, self._searchable, self._times = "", None, False, False, {}
+
+    def _close_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    # ----------------------------------------------------------------------------------- helpers
+
+    def _opened(self) -> Any:
+        if self._client is None:
+            raise StoreError(f"store={self.name} is not open")
+        return self._client
+
+    def _handler(self) -> Any:
+        """Pymilvus's connection, which says more than its client does: the state of segments and of what is pending."""
+        return self._opened()._get_connection()
+
+    def _created(self) -> Any:
+        if self._index is None:
+            raise StoreError(f"store={self.name} has no collection; create one first")
+        return self._opened()
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except self._failures as error:
+            raise StoreError(f"store={self.name} could not {doing}: {self._reason(error)}") from error
+
+    def _patiently(self, call: Callable[[], Any]) -> Any:
+        """Call again while the server asks to slow down, within the time of a call; for nothing that is measured one by one."""
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                return call()
+            except self._failures as error:
+                limited = RATE_LIMIT_CODE in (getattr(error, "code", None), getattr(error, "compatible_code", None))
+                if not limited or time.monotonic() >= deadline:
+                    raise
+                time.sleep(RATE_LIMIT_POLL_S)
+
+    def _reason(self, error: Exception) -> str:
+        """What the library said, without its class, its retries and what it adds for its own makers; and what it most likely means."""
+        details = getattr(error, "details", None)
+        said = str(getattr(error, "message", "") or (details() if callable(details) else error))
+        said = re.sub(r"^(?:\[\w+\] Retry [^,]*, )?(?:message=)?", "", said)
+        said = re.split(r", channel_state=|, debug=", said)[0].strip()
+        if "StatusCode.UNAVAILABLE" in said or "closed channel" in said:
+            return f"the server is gone or cannot be reached ({said})"
+        if "DEADLINE_EXCEEDED" in said or "Deadline Exceeded" in said:
+            return f"the server did not answer within store.timeout_s={self.timeout_s:g} s"
+        return said
+
+
+def _named(collection: str, suffix: str) -> str:
+    """Return the name on the server: the harness's own, and different for each object that creates it."""
+    return f"harness_{collection.removeprefix('harness_')}_{suffix}"
+
+
+def _since(versions: Mapping[tuple[int, int], tuple[_T, ...]], number: tuple[int, int] | None) -> tuple[_T, ...]:
+    """Return all that was there by a version; everything if the version is not known."""
+    return tuple(each for since, added in versions.items() if number is None or since <= number for each in added)
+
+
+def _data_type(vector_type: VectorType) -> Any:
+    """Return pymilvus's name of a vector type."""
+    from pymilvus import DataType
+
+    return {
+        "fp32": DataType.FLOAT_VECTOR,
+        "fp16": DataType.FLOAT16_VECTOR,
+        "bf16": DataType.BFLOAT16_VECTOR,
+        "int8": DataType.INT8_VECTOR,
+        "binary": DataType.BINARY_VECTOR,
+    }[vector_type]
+
+
+def _bytes(vectors: NDArray[Any], vector_type: VectorType) -> bytes:
+    """Return rows as they go over the wire, little-endian; fp32 to bf16 rounds to the nearest, ties to even."""
+    if vector_type == "fp32":
+        return vectors.astype("<f4", copy=False).tobytes()
+    if vector_type == "fp16":
+        return vectors.astype("<f2").tobytes()
+    if vector_type == "bf16":
+        bits = np.ascontiguousarray(vectors, dtype="<f4").view("<u4")
+        return bytes(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes())
+    return vectors.tobytes()
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as protocol buffers write lengths: seven bits a byte, the lowest first, the top bit saying that more come."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _index_state(state: int) -> str:
+    from pymilvus.grpc_gen import common_pb2
+
+    return str(common_pb2.IndexState.Name(state))
+
+
+def _described(params: Any) -> dict[str, str]:
+    """Return what a server says of an index as one flat mapping; some put the build parameters into a JSON text called ``params``."""
+    found = {pair.key: pair.value for pair in params}
+    with suppress(ValueError):
+        found |= {key: str(value) for key, value in json.loads(found.pop("params", "{}")).items()}
+    return found
+
+
+def _same(has: str | None, asked: Any) -> bool:
+    """Whether a server's text for a value is the value that was asked for."""
+    if has is None:
+        return False
+    if isinstance(asked, int | float):
+        with suppress(ValueError):
+            return float(has) == float(asked)
+    return has.lower() == str(asked).lower()
