@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataError
-from harness.interfaces import Ids, Metric
+from harness.interfaces import Ids, Metric, part_of
 
 Scores = NDArray[np.float64]
 
@@ -36,6 +36,13 @@ class Neighbours:
     metric: Metric
     rows: int
     """Size of the corpus searched."""
+    below: int | None = None
+    """Where a filter restricted the search, the part (`harness.interfaces.part_of`) below which rows counted."""
+
+    @property
+    def eligible(self) -> int:
+        """How many rows there were to choose from."""
+        return self.rows if self.below is None else int((part_of(np.arange(self.rows, dtype=np.int64)) < self.below).sum())
 
 
 def rounding_error(dim: int) -> float:
@@ -131,17 +138,42 @@ def scores_of(query: NDArray[np.floating], rows: NDArray[np.floating], metric: M
     DataError
         For a zero vector under cosine, which has no direction.
     """
-    q = np.asarray(query, dtype=np.float64)
+    return scores_of_pairs(np.broadcast_to(np.asarray(query), (len(rows), len(query))), rows, metric)
+
+
+def scores_of_pairs(queries: NDArray[np.floating], rows: NDArray[np.floating], metric: Metric) -> Scores:
+    """Score each row against the query beside it in float64; identical pairs get identical scores, wherever they stand.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (m, dim)
+        Queries.
+    rows : ndarray of shape (m, dim)
+        Rows of the corpus.
+    metric : {"cosine", "ip", "l2"}
+        The metric.
+
+    Returns
+    -------
+    ndarray of shape (m,), float64
+        Bigger is nearer.
+
+    Raises
+    ------
+    DataError
+        For a zero vector under cosine, which has no direction.
+    """
+    q = np.asarray(queries, dtype=np.float64)
     x = np.asarray(rows, dtype=np.float64)
     if metric == "l2":
         difference = x - q
         squared: Scores = np.einsum("ij,ij->i", difference, difference)
         return -squared
     # einsum and not a BLAS product, whose kernels treat rows differently by position: equal rows must tie exactly.
-    product: Scores = np.einsum("ij,j->i", x, q)
+    product: Scores = np.einsum("ij,ij->i", x, q)
     if metric == "ip":
         return product
-    length = norms(q[None, :])[0] * norms(x)
+    length = norms(q) * norms(x)
     if not np.all(length > 0):
         raise DataError("metric=cosine: a vector of norm 0 has no direction; remove such items or use metric=ip or l2")
     cosine: Scores = product / length
