@@ -179,8 +179,8 @@ class Beir:
             yield Caveat(
                 "part_of_dataset",
                 f"{len(corpus)} of {documents} documents and {len(queries)} of {judged.answerable} queries, drawn by "
-                f"dataset.seed={self.seed}; all documents relevant to these queries are among them. Search among fewer documents is easier: the scores are not "
-                "comparable with published ones.",
+                f"dataset.seed={self.seed}; all documents relevant to these queries are among them. Search among "
+                "fewer documents is easier: the scores are not comparable with published ones.",
             )
         if judged.unknown:
             yield Caveat("unknown_ids", f"{len(judged.unknown)} judgements were left out: {named(judged.unknown)}.")
