@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import knee
 from harness.errors import DataError
 from harness.fingerprint import digest
 from harness.interfaces import STAGES
@@ -22,28 +23,39 @@ if TYPE_CHECKING:
 
 IDENTITY = (
     "kind", "key", "status", "error", "model", "weights", "device", "dtype", "batch_size", "dataset", "modality", "corpus", "queries",
-    "dim", "store", "index", "metric", "build_params", "search_params", "k", "concurrency",
+    "dim", "store", "engine", "index", "vector_type", "metric", "build_params", "search_params", "target_recall", "k", "nq", "selectivity",
+    "concurrency", "rate_per_s",
 )  # fmt: skip
 """What a row is, in the order of the columns."""
 
 FIGURES = (
     "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "round_trip_p50_s", "floor_p50_s",
-    "qps", "insert_s", "build_s", "ready_s", "index_bytes", "throughput_per_s", "units_per_s", "pipeline_per_s", "batch_latency_p50_s",
+    "qps", "max_rate_at_p99_per_s", "errors", "timeouts", "client_cpu", "send_lag_p99_s", "distance_computations",
+    "insert_s", "build_s", "ready_s", "store_flush_s", "store_build_s", "store_compact_s", "store_load_s", "store_wait_s", "index_bytes",
+    "server_rss_before_bytes", "server_rss_bytes", "throughput_per_s", "units_per_s", "pipeline_per_s", "overlap_bound_per_s",
+    "device_bound_per_s", "pipeline_workers", "batch_latency_p50_s",
     "batch_latency_p95_s", "query_embed_p50_s", "query_embed_p99_s", "load_s", "first_batch_s", "first_query_s",
-    "decode_s", "preprocess_s", "transfer_s",
-    "forward_s", "finish_s", "truncated_share", "peak_rss_bytes", "device_peak_bytes", "ndcg_at_10", "ndcg_at_10_exact",
+    "compile_s", "decode_s", "preprocess_s", "transfer_s",
+    "forward_s", "finish_s", "truncated_share", "peak_rss_bytes", "device_peak_bytes", "device_reserved_bytes",
+    "counted_gflop_per_item", "flop_per_s", "mfu", "energy_j_per_1000_items", "requests", "requests_per_s", "retries", "rate_limited",
+    "ndcg_at_10", "ndcg_at_10_exact",
     "label_recall_at_10", "label_recall_at_10_exact",
 )  # fmt: skip
 """What is measured, in the order of the columns; each has ``_lo``, ``_hi`` and ``_n`` beside it."""
 
 LAST = (
-    "bottleneck", "unit", "caveats", "caveat_texts", "reasons", "data_fingerprint", "weights_fingerprint", "source", "machine",
-    "started_at", "duration_s", "schema_version",
+    "bottleneck", "knee_batch_size", "unit", "caveats", "caveat_texts", "reasons", "data_fingerprint", "weights_fingerprint", "source",
+    "machine", "started_at", "duration_s", "schema_version",
 )  # fmt: skip
 """What explains the rest: ``bottleneck`` is the stage that takes most of a batch, ``unit`` is what `units_per_s` counts;
+``knee_batch_size`` is the batch size beyond which little is gained, see `harness.knee`, of all batch sizes of the row's model;
 ``caveat_texts`` and ``reasons`` are JSON objects, words by code or by metric."""
 
-COUNTS = ("batch_size", "corpus", "queries", "dim", "k", "concurrency", "schema_version")
+COUNTS = ("batch_size", "knee_batch_size", "corpus", "queries", "dim", "k", "nq", "concurrency", "schema_version")
+"""Columns of whole numbers."""
+
+SHARES = ("target_recall", "selectivity", "rate_per_s", "duration_s")
+"""Columns of numbers that are settings or facts, not figures."""
 
 
 def load_results(folder: str | Path) -> pd.DataFrame:
@@ -64,17 +76,25 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return the frame of some records; the columns are the same whatever was measured."""
     import pandas as pd
 
-    rows = [{name: _writable(value) for name, value in row.items()} for record in records for row in _rows(record)]
+    records = list(records)
+    knees = knee.batch_sizes(records)
+    rows = [
+        {name: _writable(value) for name, value in row.items()} | {"knee_batch_size": knees.get(record.key)}
+        for record in records
+        for row in _rows(record)
+    ]
     columns = [*IDENTITY, *(f"{name}{suffix}" for name in FIGURES for suffix in ("", "_lo", "_hi", "_n")), *LAST]
     frame = pd.DataFrame(rows, columns=columns)
     numbers = [column for column in columns if column.removesuffix("_lo").removesuffix("_hi").removesuffix("_n") in FIGURES]
     frame[numbers] = frame[numbers].astype("Float64")
-    frame["duration_s"] = frame["duration_s"].astype("Float64")
+    frame[list(SHARES)] = frame[list(SHARES)].astype("Float64")
     frame[list(COUNTS)] = frame[list(COUNTS)].astype("Int64")
-    words = [column for column in columns if column not in {*numbers, *COUNTS, "duration_s"}]
+    words = [column for column in columns if column not in {*numbers, *COUNTS, *SHARES}]
     frame[words] = frame[words].astype("string")  # one type whatever is in it, also if nothing is
     return frame.sort_values(
-        ["kind", "dataset", "model", "store", "index", "batch_size", "k", "started_at"], kind="stable", ignore_index=True
+        ["kind", "dataset", "model", "store", "index", "batch_size", "k", "selectivity", "concurrency", "rate_per_s", "started_at"],
+        kind="stable",
+        ignore_index=True,
     )
 
 
@@ -95,7 +115,9 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         "queries": record.data.get("queries"),
         "dim": record.data.get("dim"),
         "store": record.labels.get("store"),
+        "engine": (record.environment.get("engine") or {}).get("version"),
         "index": record.labels.get("index"),
+        "vector_type": record.settings.get("vector_type"),
         "metric": record.settings.get("metric"),
         "build_params": _compact(record.labels.get("build_params")),
         "bottleneck": bottleneck(record.metrics),
@@ -114,7 +136,15 @@ def _rows(record: Record) -> list[dict[str, Any]]:
         return [common | _figures(record.metrics)]
     return [
         common
-        | {"k": point.k, "concurrency": point.concurrency, "search_params": _compact(point.search_params)}
+        | {
+            "k": point.k,
+            "concurrency": point.concurrency,
+            "search_params": _compact(point.search_params),
+            "rate_per_s": point.rate_per_s,
+            "nq": point.nq,
+            "selectivity": point.selectivity,
+            "target_recall": point.target_recall,
+        }
         | _figures({**record.metrics, **point.metrics})
         for point in record.points
     ]

@@ -1,4 +1,4 @@
-"""How much memory a process has held at most."""
+"""How much memory a process, or a process with all it has started, has held at most."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 import resource
 import sys
 from pathlib import Path
+
+import psutil
 
 
 def peak_rss_bytes() -> int:
@@ -15,9 +17,28 @@ def peak_rss_bytes() -> int:
     peak on to it, so that what a large process starts looks as large, and libraries that merely ask ``ldconfig`` something double
     the figure. What this process has started is not added.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return _high_water_mark("self") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def tree_peak_bytes() -> int:
+    """Return the largest resident set of this process so far plus those of the processes that it has started and that still run.
+
+    Each is the process's own peak, whether or not they were reached at the same moment, and pages that a process shares with the
+    one that forked it count for both: the sum is never less than what was held together. A helper that has ended is not in it.
+    """
+    total = peak_rss_bytes()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            total += _high_water_mark(child.pid) or child.memory_info().rss
+        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
+    return total
+
+
+def _high_water_mark(process: int | str) -> int | None:
+    """Return a process's ``VmHWM`` in bytes, None where the system has none (or the process holds no memory any more)."""
+    status = Path(f"/proc/{process}/status")
+    if not status.exists():
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.interfaces import Model, Served
+
 Clock = Callable[[], int]
 """Returns nanoseconds of a clock that never goes back."""
 
@@ -78,3 +80,14 @@ def seconds_of(call: Callable[[], Any], *, clock: Clock = time.perf_counter_ns) 
     before = clock()
     answer = call()
     return (clock() - before) / 1e9, answer
+
+
+def working_clock(model: Model, *, clock: Clock = time.perf_counter_ns) -> Clock:
+    """Return the clock to time a model's calls by: for one behind an endpoint, a clock that stands still while it waits or retries.
+
+    Its counter of seconds that were waited only ever grows by time that has passed, so the clock never goes back.
+    """
+    if not isinstance(model, Served):
+        return clock
+    served = model
+    return lambda: clock() - round(served.counters()["waited_s"] * 1e9)

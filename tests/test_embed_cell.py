@@ -2,8 +2,7 @@
 
 import json
 import random
-import threading
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from harness import embed_cell
 from harness.data import open_data
 from harness.interfaces import Data
 from tests import cells
+from tests.plugins.parts import HashedWords
 from tests.plugins.probes import EVENTS, WatchedModel
 
 
@@ -64,47 +64,69 @@ def test_texts_of_like_length_share_a_batch_and_pictures_stay_in_the_sample_s_or
     assert list(embed_cell.sample(texts(40, "image"), items=40, batch_size=8, seed=0).numbers) == order
 
 
-# ------------------------------------------------------------------------------------- preparing ahead
+# --------------------------------------------------------------------------------- what is kept on the device
 
 
-def test_batches_prepared_ahead_come_in_order_over_and_again_and_never_more_than_two_ahead():
-    class Slow(WatchedModel):
-        started = 0
+class Arrays(WatchedModel):
+    """Inputs that can be seen: as many bytes as a text has characters, rounded up to tens."""
 
-        def prepare(self, items, *, role="document"):
-            type(self).started += 1
-            return super().prepare(items, role=role)
-
-    model, data = Slow(), texts(10)
-    stored = [[data.corpus[i], data.corpus[i + 1]] for i in range(0, 10, 2)]
-    EVENTS.clear()
-    with embed_cell._prepared_ahead(model, data, stored) as stream:
-        for number in range(12):
-            prepared = next(stream)
-            time.sleep(0.005)  # long enough for a thread that is not held back to run away
-            assert Slow.started <= number + 1 + 2
-            assert len(prepared.inputs[0]) == len(stored[number % 5][0].split())
-    assert [event[1] for event in EVENTS][:12] == [tuple(stored[number % 5]) for number in range(12)]
+    def prepare(self, items, *, role="document"):
+        prepared = super().prepare(items, role=role)
+        longest = -(-max(map(len, items)) // 10) * 10
+        return replace(prepared, inputs=(np.zeros((len(items), longest), dtype=np.uint8), prepared.inputs))
 
 
-def test_a_pipeline_that_is_left_leaves_no_thread_behind():
-    before = set(threading.enumerate())
-    with embed_cell._prepared_ahead(WatchedModel(prepare_s=0.01), texts(4), [["a"], ["b"]]) as stream:
-        next(stream)
-        assert set(threading.enumerate()) - before
-    assert set(threading.enumerate()) == before
+def test_all_batches_are_kept_ready_where_they_fit():
+    data = texts(40)
+    stored = [[data.corpus[i] for i in batch] for batch in embed_cell.sample(data, items=40, batch_size=4, seed=0)]
+    ready = embed_cell._ready(Arrays(), data, stored)
+    assert [one.inputs[1] for one in ready] == [Arrays().prepare(items).inputs[1] for items in stored]
 
 
-def test_a_batch_that_cannot_be_prepared_ends_the_pass():
-    class Broken(WatchedModel):
-        def prepare(self, items, *, role="document"):
-            raise OSError("cannot be read")
+@pytest.mark.parametrize(("limit", "kept"), [(1500, [0, 4, 9]), (1, [0, 9])])
+def test_of_batches_that_do_not_fit_some_are_kept_evenly_spread(monkeypatch, limit, kept):
+    monkeypatch.setattr(embed_cell, "_READY_BYTES", limit)
+    data = texts(40)
+    stored = [[data.corpus[i] + "x" * 76 for i in range(start, start + 4)] for start in range(0, 40, 4)]  # 300 bytes and more each
+    ready = embed_cell._ready(Arrays(), data, stored)
+    assert [one.inputs[1] for one in ready] == [Arrays().prepare(stored[number]).inputs[1] for number in kept]
 
-    with (
-        embed_cell._prepared_ahead(Broken(), texts(4), [["a"], ["b"]]) as stream,
-        pytest.raises(OSError, match="cannot be read"),
-    ):
-        embed_cell._embed_next(Broken(), stream)
+
+def test_figures_hold_where_not_all_batches_are_kept_ready(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed_cell, "_READY_BYTES", 1)
+    monkeypatch.setattr("tests.plugins.probes.Arrays", Arrays, raising=False)
+    monkeypatch.setattr(Arrays, "forward", lambda self, prepared: HashedWords.forward(self, replace(prepared, inputs=prepared.inputs[1])))
+    spec = cells.embed_spec(data, target="tests.plugins.probes.Arrays", settings={"slow_s": 0.002})
+    found = cells.measured("embed", spec, tmp_path / "cell")
+    assert found.result["items"] == 8, "the first and the last batch"
+    assert found.result["throughput_per_s"] == pytest.approx(4 / found.samples["forward_s"].mean(), rel=0.1)
+    assert found.result["pipeline_per_s"] < 4 / 0.002
+
+
+def test_one_batch_stands_for_all_of_its_shape():
+    data = texts(40)
+    stored = [[data.corpus[i]] for i in range(40)]
+    groups = embed_cell._by_shape(embed_cell._ready(Arrays(), data, stored))
+    assert sum(map(len, groups)) == 40
+    assert len(groups) == len({-(-len(text) // 10) for text in data.corpus})
+
+
+def test_operations_of_all_batches_are_counted_by_one_of_each_shape(monkeypatch):
+    import torch
+
+    calls = []
+
+    class Multiplies(Arrays):
+        def forward(self, prepared):
+            calls.append(1)
+            array = torch.zeros(prepared.inputs[0].shape)
+            return array @ array.T
+
+    data = texts(40)
+    ready = embed_cell._ready(Multiplies(), data, [[data.corpus[i], data.corpus[i]] for i in range(40)])
+    found = embed_cell._counted(Multiplies(), embed_cell._by_shape(ready))
+    assert found.total == sum(2 * 2 * 2 * one.inputs[0].shape[1] for one in ready)
+    assert len(calls) == len({one.inputs[0].shape for one in ready})
 
 
 # ------------------------------------------------------------------------------------------- a replicate

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from harness.memory import peak_rss_bytes
+from harness.memory import peak_rss_bytes, tree_peak_bytes
 
 BEGIN = "import subprocess, numpy as np; from harness.memory import peak_rss_bytes; before = peak_rss_bytes(); "
 
@@ -41,3 +41,16 @@ def test_memory_asked_for_and_never_touched_is_not_held():
 
 def test_the_unit_is_bytes():
     assert np.log10(peak_rss_bytes()) > 7
+
+
+def test_what_a_process_has_started_and_still_runs_is_in_the_tree_with_its_own_peak():
+    code = "import numpy as np; held = np.ones(150_000_000, dtype=np.uint8); del held; print(flush=True); input()"
+    before = tree_peak_bytes()
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        child.stdout.readline()  # it has held its memory and let it go
+        grown = tree_peak_bytes() - before
+        assert 150e6 < grown < 250e6
+    finally:
+        child.communicate(b"\n")
+    assert tree_peak_bytes() - before < 50e6, "it has ended"

@@ -7,6 +7,7 @@ put in, never with a clock on the wall. Intervals are tested by simulation in `t
 
 import json
 import random
+import sys
 import time
 
 import numpy as np
@@ -21,6 +22,7 @@ from harness.groundtruth import exact_neighbours
 from harness.interfaces import STAGES, Data
 from harness.metrics.similarity import Neighbours
 from harness.replicate import Replicate
+from harness.search_summary import of_search
 from harness.statistics import over_processes
 from tests import cells
 from tests.plugins.probes import EVENTS
@@ -28,7 +30,7 @@ from tests.plugins.probes import EVENTS
 LITE = "stores.milvus_lite.MilvusLite"
 NULL = "tests.plugins.parts.NullStore"
 HNSW = {"_target_": "stores.index.HNSW", "M": 4, "ef_construction": 20, "ef": [10, 20, 50, 200]}
-MEMORY = {"peak_rss_bytes": 1e9, "device_peak_bytes": None}
+MEMORY = {"peak_rss_bytes": 1e9, "device_peak_bytes": None, "device_reserved_bytes": None}
 
 
 @pytest.fixture
@@ -46,11 +48,11 @@ def searched(outcomes, vectors, *, index="HNSW", random_weights=False):
     corpus, queries = np.load(vectors / "corpus.npy"), np.load(vectors / "queries.npy")
     truth = exact_neighbours(queries, corpus, k=100, metric="cosine")
     labels = {i: {int(ids[2]): 1} for i, ids in enumerate(truth.ids)}
-    return summary.of_search(
+    return of_search(
         outcomes,
         MEMORY,
         vectors=vectors,
-        truth=truth,
+        truth={None: truth},
         data=Data("text", "made", [""] * len(corpus), [""] * len(queries), labels, ""),
         random_weights=random_weights,
         exact=index == "FLAT",
@@ -104,17 +106,19 @@ def test_rule_03_every_shape_is_warmed_up_before_the_first_measured_pass(data, t
     marks = []
     spec = cells.embed_spec(data)
     found = cells.measured("embed", spec, tmp_path / "cell", report=lambda name, *_: marks.append((name, len(EVENTS))))
-    audited = dict(marks)["audit"] + 2 * (1 + 8)  # prepare and forward, of the batch and of each item alone
+    at = dict(marks)["audit"]  # by then every batch is ready
     batches = list(embed_cell.sample(open_data(data), items=16, batch_size=4, seed=0))
     expected = [tuple(open_data(data).corpus[i] for i in batch) for batch in batches]
-    ready = EVENTS[audited : audited + len(batches)]
-    assert [event[1] for event in ready] == expected
-    warm_up = EVENTS[audited + len(batches) : audited + 2 * len(batches)]
+    ready = [event[1] for event in EVENTS[:at] if event[0] == "prepare"][2:]  # after the first batch and the first query
+    assert ready[: len(batches)] == expected
+    audited = at + 2 * (1 + 8)  # prepare and forward, of eight items together and of each alone
+    counted = audited + (len(batches) if "torch" in sys.modules else 0)  # the arithmetic of each shape is counted
+    warm_up = EVENTS[counted : counted + len(batches)]
     assert [event[0] for event in warm_up] == ["forward"] * len(batches)
     assert len({event[1] for event in warm_up}) == len(batches)
     passes = len(found.samples["forward_s"]) // len(batches)
     for event in warm_up:  # each of these batches went through the model once more than it was measured
-        assert EVENTS.count(event) == passes + 1
+        assert EVENTS[audited:].count(event) == passes + 1 + (counted > audited)
 
 
 def test_rule_03_measuring_goes_on_until_both_the_time_and_the_count_are_reached(data, vectors, tmp_path):
@@ -137,6 +141,14 @@ def test_rule_03_the_cold_start_is_a_figure_of_its_own_and_in_no_other(data, tmp
         assert found.samples[name].max() < 0.3
     assert found.result["first_query_s"] < 0.3
     assert found.result["load_s"] < 0.3
+
+
+def test_rule_03_compiling_is_a_figure_of_its_own_and_in_no_other(data, tmp_path):
+    found = cells.measured("embed", cells.embed_spec(data, settings={"first_s": 0.3}, compile=True), tmp_path / "cell")
+    assert 0.25 < found.result["compile_s"] < 0.5
+    assert found.result["first_batch_s"] is found.result["first_query_s"] is None
+    for name in ("forward_s", "batch_s", "query_s"):
+        assert found.samples[name].max() < 0.3
 
 
 def test_rule_03_the_first_query_of_a_store_is_not_among_the_measured_ones(vectors, tmp_path):
@@ -181,6 +193,61 @@ def test_rule_04_an_accelerator_that_still_computes_is_waited_for(data, tmp_path
     assert found.samples["forward_s"].min() >= 0.01
     assert found.result["stages"]["forward"] >= 0.01
     assert found.result["stages"]["finish"] < 0.01, "what forward left to do is not blamed on the next stage"
+
+
+def test_rule_04_a_rate_that_no_device_can_reach_is_no_rate(data, tmp_path, monkeypatch):
+    """Tensors without storage do as a device that nobody waits for: 8.8 TFLOP are started and the call returns at once."""
+    import torch
+
+    from tests.plugins.probes import WatchedModel
+
+    original, large = WatchedModel.forward, torch.empty(16384, 16384, device="meta")
+
+    def forward(self, prepared):
+        torch.mm(large, large)
+        return original(self, prepared)
+
+    monkeypatch.setattr(WatchedModel, "forward", forward)
+    with pytest.raises(AuditError, match=r"GFLOP counted .* TFLOP/s; device=cpu needs at least .* The clock stopped before"):
+        cells.measured("embed", cells.embed_spec(data), tmp_path / "cell")
+    assert not (tmp_path / "cell/result.json").exists()
+    small = torch.empty(16, 16, device="meta")
+    monkeypatch.setattr(WatchedModel, "forward", lambda self, prepared: (torch.mm(small, small), original(self, prepared))[1])
+    found = cells.measured("embed", cells.embed_spec(data), tmp_path / "plausible").result
+    assert found["arithmetic"]["flop_per_item"] == 2 * 16**3 / 4
+
+
+def test_rule_04_what_an_endpoint_lets_wait_is_in_no_figure_and_said(data, tmp_path, monkeypatch):
+    """Every third request waits 50 ms and more for its turn before it is answered in 4 ms."""
+    from tests.plugins import probes
+
+    class Limited(probes.WatchedModel):
+        sent = waited = 0
+
+        def counters(self):
+            times = type(self).sent // 3
+            return {"requests": type(self).sent, "retries": times, "rate_limited": times, "waited_s": type(self).waited, "billed_tokens": 0}
+
+        def forward(self, prepared):
+            type(self).sent += 1
+            if type(self).sent % 3 == 0:
+                began = time.perf_counter()
+                time.sleep(0.05)
+                type(self).waited += time.perf_counter() - began
+            time.sleep(0.004)
+            return super().forward(prepared)
+
+    monkeypatch.setattr(probes, "Limited", Limited, raising=False)
+    found = cells.measured("embed", cells.embed_spec(data, target="tests.plugins.probes.Limited", min_requests=30), tmp_path / "cell")
+    for name in ("forward_s", "batch_s", "query_s"):
+        assert np.median(found.samples[name]) >= 0.004
+        assert found.samples[name].max() < 0.05
+    assert 1 / 0.05 < found.result["requests"]["per_s"] < 1 / 0.004
+    assert found.result["throughput_per_s"] == pytest.approx(4 * found.result["requests"]["per_s"])
+    assert found.result["pipeline_per_s"] > 4 / 0.05
+    told = summary.of_embed([found], MEMORY, device="cpu", unit="tokens")
+    assert told.metrics["retries"].value > 0
+    assert "requests_repeated" in dict(told.caveats)
 
 
 def test_rule_04_requests_rotate_over_distinct_queries(vectors, tmp_path):
@@ -231,14 +298,15 @@ def test_rule_05_the_bottleneck_is_the_stage_that_takes_longest(data, tmp_path, 
     assert bottleneck(summary.of_embed([outcome], MEMORY, device="cpu", unit="tokens").metrics) == stage
 
 
-def test_rule_05_preparing_overlaps_with_computing_in_the_pipeline(data, tmp_path):
-    """Eight batches of 15 ms + 15 ms: 240 ms one after the other, 135 ms overlapped."""
+def test_rule_05_batches_are_prepared_side_by_side_in_the_pipeline(data, tmp_path, monkeypatch):
+    """Eight batches of 15 ms + 15 ms: 240 ms one after the other, 180 ms when two are prepared at a time."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     settings = {"prepare_s": 0.015, "slow_s": 0.015}
     found = cells.measured("embed", cells.embed_spec(data, settings=settings, embed_items=32), tmp_path / "cell")
     a_pass = 32 / found.result["pipeline_per_s"]
     one_after_the_other = 8 * sum(found.result["stages"].values())
     assert one_after_the_other >= 0.24
-    assert 8 * 0.015 <= a_pass < 0.8 * one_after_the_other
+    assert 0.18 <= a_pass < 0.9 * one_after_the_other
 
 
 def test_rule_05_throughput_is_items_by_wall_time(data, tmp_path):
@@ -468,7 +536,9 @@ def test_rule_10_warm_up_queries_are_not_among_the_measured_ones(vectors, tmp_pa
 def test_rule_11_one_query_alone_is_embedded_and_timed_in_every_embed_cell(data, tmp_path):
     found = cells.measured("embed", cells.embed_spec(data), tmp_path / "cell")
     asked = [event[1] for event in EVENTS if event[0] == "prepare" and event[2] == "query"]
-    assert len(asked) == 1 + 8 + len(found.samples["query_s"])  # the first query and the warm-up are not among them
+    assert len(asked) == 2 + 8 + len(
+        found.samples["query_s"]
+    )  # the first one, the one kept ready and the warm-up are not among them
     assert {len(items) for items in asked} == {1}
     assert {items[0] for items in asked} == set(open_data(data).queries)
 
@@ -557,7 +627,16 @@ def test_rule_14_what_was_not_measured_is_null_with_the_reason(data, vectors, tm
     ]
     null = {name: figure for name, figure in found if figure.value is None}
     assert all(figure.reason and figure.lo is None and figure.hi is None for figure in null.values())
-    for name in ("index_bytes", "transfer_s", "device_peak_bytes", "truncated_share", "ndcg_at_10"):
+    for name in (
+        "index_bytes",
+        "transfer_s",
+        "device_peak_bytes",
+        "device_reserved_bytes",
+        "mfu",
+        "energy_j_per_1000_items",
+        "truncated_share",
+        "ndcg_at_10",
+    ):
         assert name in null, f"{name} cannot have been measured here"
     assert [name for name, figure in found if figure.value == 0] == []
 

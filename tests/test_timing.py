@@ -1,10 +1,12 @@
 """The clock and the loops, against a clock of our own."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.timing import Timed, Until, affordable, seconds_of
+from harness.timing import Timed, Until, affordable, seconds_of, working_clock
 
 
 class FakeClock:
@@ -77,3 +79,23 @@ def test_as_many_samples_are_taken_as_fit_and_never_fewer_than_the_smallest_coun
 def test_seconds_of_returns_the_time_and_the_answer():
     clock = FakeClock()
     assert seconds_of(lambda: (clock.work(1.5), "answer")[1], clock=clock) == (1.5, "answer")
+
+
+def test_the_clock_stands_still_while_an_endpoint_waits():
+    class Endpoint:
+        waited_s = 0.0
+
+        def counters(self):
+            return {"waited_s": self.waited_s}
+
+    now = {"ns": 1_000_000_000}
+    model = Endpoint()
+    clock = working_clock(model, clock=lambda: now["ns"])
+    began = clock()
+    now["ns"] += 3_000_000_000
+    model.waited_s = 2.5
+    assert clock() - began == 500_000_000
+
+
+def test_the_clock_of_a_model_that_computes_here_is_the_clock():
+    assert working_clock(object()) is time.perf_counter_ns

@@ -25,8 +25,10 @@ from harness.report.rows import (
 from harness.report.units import NULL, SHOWN, WITHIN, interval, number, plural
 
 EMBED_FIGURES = (
-    "pipeline_per_s", "throughput_per_s", "units_per_s", "batch_latency_p50_s", "batch_latency_p95_s", "query_embed_p50_s",
-    "query_embed_p99_s", "load_s", "first_batch_s", "first_query_s", "peak_rss_bytes", "device_peak_bytes", "truncated_share",
+    "pipeline_per_s", "overlap_bound_per_s", "device_bound_per_s", "throughput_per_s", "units_per_s", "batch_latency_p50_s",
+    "batch_latency_p95_s", "query_embed_p50_s", "query_embed_p99_s", "load_s", "first_batch_s", "first_query_s", "compile_s",
+    "peak_rss_bytes", "device_peak_bytes", "device_reserved_bytes", "flop_per_s", "mfu", "energy_j_per_1000_items", "requests_per_s",
+    "retries", "rate_limited", "truncated_share",
 )  # fmt: skip
 SEARCH_FIGURES = (
     "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "qps", "ndcg_at_10",

@@ -19,8 +19,8 @@ WITHIN = "†"
 INTERVALS = "[low, high] is the 95 % interval: over processes for timings, over queries for recall and quality, over builds for builds."
 WITHIN_MEANS = f"{WITHIN} within one process: the interval leaves out how much one process differs from the next."
 
-Group = Literal["Throughput", "One batch", "One query", "Cold start", "Memory", "Input", "Index fidelity", "One search", "Load", "Build",
-                "Attribution", "Quality against labels", "Stages"]  # fmt: skip
+Group = Literal["Throughput", "One batch", "One query", "Cold start", "Memory", "Arithmetic", "Endpoint", "Input", "Index fidelity",
+                "One search", "Load", "Build", "Attribution", "Quality against labels", "Stages"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ def _mb(title: str, meaning: str) -> Shown:
 
 SHOWN: dict[str, Shown] = {
     "pipeline_per_s": Shown("pipeline", "items/s", "Throughput", "Items in, vectors out, preparation overlapped with the forward pass."),
+    "overlap_bound_per_s": Shown("bound", "items/s", "Throughput",
+                                 "What the pipeline could reach if preparation were spread perfectly over the cores at hand."),
+    "device_bound_per_s": Shown("device alone", "items/s", "Throughput", "What the device could do if nothing had to be prepared."),
+    "pipeline_workers": Shown("workers", "threads", "Throughput", "Threads that prepare batches in the pipeline."),
     "throughput_per_s": Shown("forward", "items/s", "Throughput", "Prepared batches through the forward pass alone."),
     "units_per_s": Shown("forward", "units/s", "Throughput", "The same in the modality's own unit."),
     "batch_latency_p50_s": _ms("p50", "One batch", "Median time of one batch through all stages, one after the other."),
@@ -59,20 +63,44 @@ SHOWN: dict[str, Shown] = {
     "load_s": Shown("load", "s", "Cold start", "Time to load the model in a fresh process."),
     "first_batch_s": _ms("first batch", "Cold start", "The first batch after loading, before any warm-up."),
     "first_query_s": _ms("first query", "Cold start", "The first query, before any warm-up."),
+    "compile_s": Shown("compile", "s", "Cold start", "What the first pass over all shapes takes longer than a later one."),
     "truncated_share": Shown("truncated", "", "Input", "Share of the items cut to the model's longest input."),
     "peak_rss_bytes": _mb("process", "Highest resident memory, in a process of its own (1 MB = 10⁶ bytes)."),
     "device_peak_bytes": _mb("device", "Highest memory on the accelerator."),
+    "device_reserved_bytes": _mb("device reserved", "Highest memory torch held on the accelerator, whether in use or kept."),
+    "counted_gflop_per_item": Shown("an item", "GFLOP", "Arithmetic", "Operations of one item's forward pass, padding included, counted."),
+    "flop_per_s": Shown("rate", "GFLOP/s", "Arithmetic", "Counted operations a second of the forward passes.", 1e-9),
+    "mfu": Shown("utilisation", "", "Arithmetic", "That rate by the device's peak in the precision used (MFU)."),
+    "energy_j_per_1000_items": Shown("energy", "J per 1,000 items", "Arithmetic",
+                                     "What the whole GPU draws during the forward passes of 1,000 items."),
+    "requests": Shown("requests", "answered", "Endpoint", "Requests answered, of all processes."),
+    "requests_per_s": Shown("requests", "1/s", "Endpoint", "Requests a second of the forward passes, one at a time, waiting left out."),
+    "retries": Shown("retries", "attempts", "Endpoint", "Attempts that came to nothing and were repeated."),
+    "rate_limited": Shown("rate limited", "attempts", "Endpoint", "Those of them that the endpoint refused for coming too fast."),
     "recall": Shown("recall", "", "Index fidelity", "Share of the true k nearest neighbours found, ties counted as equal."),
     "recall_strict": Shown("strict", "", "Index fidelity", "The same by id alone: a tied neighbour under another id counts as a miss."),
     "search_latency_p50_s": _ms("p50", "One search", "Median time of one search, seen by the client."),
     "search_latency_p95_s": _ms("p95", "One search", "95th percentile of the time of one search."),
     "search_latency_p99_s": _ms("p99", "One search", "99th percentile of the time of one search."),
-    "qps": Shown("searches", "1/s", "Load", "Searches a second at the stated concurrency."),
+    "qps": Shown("searches", "1/s", "Load", "Queries answered a second at the stated concurrency or rate."),
+    "max_rate_at_p99_per_s": Shown("highest rate", "1/s", "Load", "Highest rate of requests whose p99 stays within the target."),
+    "errors": Shown("errors", "requests", "Load", "Requests that failed, of all processes; they have no latency."),
+    "timeouts": Shown("timeouts", "requests", "Load", "Those of them that were not answered in time."),
+    "client_cpu": Shown("client", "cores", "Load", "What the busiest client process used of a core; near 1 the client is the limit."),
+    "send_lag_p99_s": _ms("send lag p99", "Load", "99th percentile of how late a request left after it was due."),
     "round_trip_p50_s": _ms("round trip", "Attribution", "Median time of a search in a near-empty collection: the cost of asking."),
     "floor_p50_s": _ms("floor", "Attribution", "Median time with as many rows and the cheapest index: what no choice of index can remove."),
+    "distance_computations": Shown("distances", "a query", "Attribution", "Distances an average query computes, where the engine counts them."),
     "insert_s": Shown("insert", "s", "Build", "Time to insert the whole corpus."),
     "build_s": Shown("build", "s", "Build", "Time to build the index."),
     "ready_s": Shown("ready", "s", "Build", "Time until the store itself says that it is ready."),
+    "store_flush_s": Shown("flush", "s", "Build", "Part of the above: writing what was inserted into segments."),
+    "store_build_s": Shown("index", "s", "Build", "Part of the above: building the index itself."),
+    "store_compact_s": Shown("compact", "s", "Build", "Part of the above: merging segments."),
+    "store_load_s": Shown("load", "s", "Build", "Part of the above: loading the collection for searching."),
+    "store_wait_s": Shown("wait", "s", "Build", "Part of the above: waiting until the store proved that it is ready."),
+    "server_rss_before_bytes": Shown("server before", "MB", "Build", "Resident memory of the server before the rows came.", 1e-6),
+    "server_rss_bytes": Shown("server", "MB", "Build", "Resident memory of the server with the index loaded.", 1e-6),
     "index_bytes": Shown("size", "MB", "Build", "Size of the index as the store tells it (1 MB = 10⁶ bytes).", 1e-6),
     "ndcg_at_10": Shown("nDCG@10", "", "Quality against labels", "Ranking quality against relevance labels, through this index."),
     "ndcg_at_10_exact": Shown("nDCG@10 exact", "", "Quality against labels", "The same with exact search: what the index approximates."),
