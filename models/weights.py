@@ -6,7 +6,8 @@ the hub's local cache, a package that carries the files, the hub itself, and, wh
 insist, seeded random weights with a note that says why.
 
 Nothing here loads weights or imports a deep-learning library, and nothing unpickles: only safetensors
-files count as weights, because loading a pickle runs whatever code its author put into it.
+files count as weights, because loading a pickle runs whatever code its author put into it. What the hub has only as a
+pickle is converted on arrival, see `models.pickled`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import importlib
 import importlib.util
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Literal, get_args
 
 from harness.errors import WeightsError
 from harness.interfaces import Weights
+from models import pickled
 
 Choice = Literal["auto", "pretrained", "random"]
 CHOICES: tuple[str, ...] = get_args(Choice)
@@ -123,28 +125,34 @@ def fetch(weights: Weights, *, revision: str | None = None) -> Weights:
     Raises
     ------
     harness.errors.WeightsError
-        When the download fails or the model publishes no safetensors file.
+        When the download fails or the model publishes neither a safetensors file nor a pickle of tensors alone.
     """
     if weights.kind != "pretrained" or weights.path is not None:
         return weights
     from huggingface_hub import snapshot_download
 
-    def download(revision: str | None) -> str:
-        return str(snapshot_download(weights.source, revision=revision, allow_patterns=list(FILES), ignore_patterns=list(OTHER_FORMATS)))
+    def download(revision: str | None, files: Sequence[str] = FILES) -> str:
+        return str(snapshot_download(weights.source, revision=revision, allow_patterns=list(files), ignore_patterns=list(OTHER_FORMATS)))
 
     try:
         folder = download(revision)
         if Path(folder).name != weights.revision:  # the name has moved on since the commit was decided
             folder = download(weights.revision)
+        published = any(file.suffix == ".safetensors" for file in _files(Path(folder)))
+        if not published:
+            download(weights.revision, [pickled.NAME])
     except Exception as error:
         if not _is_network_error(error):
             raise
         raise WeightsError(
             f"model.source={weights.source}: the download failed ({_said(error)}); try again, or give model.path=DIR"
         ) from error
+    if not published and (Path(folder) / pickled.NAME).is_file():
+        pickled.convert(Path(folder) / pickled.NAME)
     if (lack := _lack(Path(folder))) is not None:
         raise WeightsError(f"model.source={weights.source} cannot be loaded: {lack}; choose a model that publishes safetensors files")
-    return replace(weights, path=folder, note="downloaded from the hub")
+    note = "downloaded from the hub" if published else "downloaded from the hub as a pickle, converted to safetensors here"
+    return replace(weights, path=folder, note=note)
 
 
 def package_folder(package: str) -> Path | None:
