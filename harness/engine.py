@@ -191,6 +191,8 @@ class Engine:
 
     def _vectors(self, cell: Cell) -> Path:
         """Return the folder of the vectors that this cell's model makes of its data, making them first if need be."""
+        if cell.job.dataset.modality == "vectors":
+            return cell.data_folder
         if cell.recipe in self._failed_recipes:
             raise self._failed_recipes[cell.recipe]
         found = cache.find("vectors", cell.recipe)
@@ -348,7 +350,7 @@ class Engine:
         )
 
     def _vector_details(self, cell: Cell) -> Mapping[str, Any]:
-        folder = cache.find("vectors", cell.recipe)
+        folder = cell.data_folder if cell.job.dataset.modality == "vectors" else cache.find("vectors", cell.recipe)
         return json.loads((folder / "vectors.json").read_text()) if folder else {}
 
     def _caveats(self, cell: Cell, data: Data, details: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -19,18 +19,18 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-Modality = Literal["text", "image", "audio", "video"]
+Modality = Literal["text", "image", "audio", "video", "vectors"]
 Metric = Literal["cosine", "ip", "l2"]
 Dtype = Literal["fp32", "fp16", "bf16"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 VectorType = Literal["fp32", "fp16", "bf16", "int8", "binary"]
 Role = Literal["document", "query"]
-WeightsKind = Literal["pretrained", "local", "random", "served"]
+WeightsKind = Literal["pretrained", "local", "random", "served", "given"]
 
 STAGES = ("decode", "preprocess", "transfer", "forward", "finish")
 """What a batch goes through from stored items to vectors, in order; each is timed by itself."""
 
-UNITS: Mapping[Modality, str] = {"text": "tokens", "image": "images", "audio": "audio seconds", "video": "frames"}
+UNITS: Mapping[Modality, str] = {"text": "tokens", "image": "images", "audio": "audio seconds", "video": "frames", "vectors": "vectors"}
 """Each modality's own unit, in which throughput is given besides items."""
 
 PARTS = 1000

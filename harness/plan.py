@@ -45,8 +45,8 @@ class Planned:
 
     @property
     def embed(self) -> Cell:
-        """The embed cell, the first of a curve."""
-        return self.curve[0]
+        """The embed cell, the first of a curve; where vectors are given, the search cell is all there is."""
+        return self.curve[0] if self.curve else self.search
 
     @property
     def skip(self) -> Cell:
@@ -206,8 +206,9 @@ def _planned(jobs: Sequence[Job]) -> Plan:
         for size in batch_sizes(job, rows):
             one = replace(job, batch_size=size)
             embed, search = cells_of(one, data, folder, located[node])
-            curve.append(embed)
-            estimates[embed.key] = _embed_seconds(one, seconds)
+            if job.dataset.modality != "vectors":  # there is nothing to embed
+                curve.append(embed)
+                estimates[embed.key] = _embed_seconds(one, seconds)
         planned.append(Planned(job, tuple(curve), search, rows, len(data.queries)))
         estimates[search.key] = _search_seconds(job, rows)
         if cache.find("vectors", embed.recipe) is None:

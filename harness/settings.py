@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness import devices
 from harness.build import build
-from harness.errors import SettingsError, UnsupportedError
+from harness.errors import DataError, SettingsError, UnsupportedError
 from harness.fingerprint import usable_cores
 from harness.interfaces import PARTS, Attention, Dataset, Dtype, Index, Metric, Model, Served, Store, VectorType, modalities
 
@@ -283,6 +283,12 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
                 f"dataset={choices['dataset']} holds {' and '.join(held)}, but model={choices['model']} embeds {model.modality}; "
                 f"choose a dataset of {' or '.join(modalities(model.modality))}, or dataset=auto"
             )
+        elif dataset.modality == "vectors":
+            try:
+                model = replace(model, dim=dataset.dim)  # type: ignore[type-var,attr-defined]
+                built["model"] = model
+            except DataError as error:
+                raise SettingsError(str(error)) from error
         rows = dataset.corpus
         if rows is not None:
             if values["batch_size"] > rows:

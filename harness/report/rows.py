@@ -93,13 +93,22 @@ METRIC = Part("metric", _text("metric"), "metric")
 STORE = Part("store", _text("store"), "store")
 K = Part("k", _text("k"), "k", number=True, prefix="k=")
 CONCURRENCY = Part("concurrency", _text("concurrency"), "concurrency", number=True, prefix="concurrency ")
+RATE = Part("rate", lambda row: "" if row["rate_per_s"] is None else f"{row['rate_per_s']:g}/s", "rate_per_s", prefix="rate ")
+NQ = Part("queries a request", lambda row: "" if row["nq"] in (None, 1) else str(row["nq"]), "nq", prefix="nq=")
+FILTER = Part(
+    "filter", lambda row: "" if row["selectivity"] is None else f"{row['selectivity'] * 100:g} %", "selectivity", prefix="filter "
+)
+TARGET = Part(
+    "target recall", lambda row: "" if row["target_recall"] is None else f"{row['target_recall']:g}", "target_recall", prefix="target "
+)
+VECTORS = Part("vectors", _text("vector_type"), "vector_type")
 BUILD = Part("build", _parameters("build_params"), "build_params")
 MACHINE = Part("machine", _machine, "machine", prefix="machine ")
 MEASURED = Part("measured (UTC)", _measured, "started_at")
 """Told only where two rows would otherwise bear the same name."""
 
 EMBED_PARTS = (MODEL, DEVICE, DTYPE, BATCH, MACHINE)
-SEARCH_PARTS = (MODEL, INDEX, SEARCH, BUILD, STORE, METRIC, K, CONCURRENCY, DTYPE, MACHINE)
+SEARCH_PARTS = (MODEL, INDEX, SEARCH, TARGET, BUILD, STORE, VECTORS, METRIC, K, FILTER, CONCURRENCY, RATE, NQ, DTYPE, MACHINE)
 
 
 def varying(rows: Sequence[Row], parts: Sequence[Part]) -> list[Part]:
@@ -123,11 +132,16 @@ def label(row: Row, parts: Iterable[Part]) -> str:
     return " · ".join(part.prefix + part.of(row) for part in named if part.of(row))
 
 
+WORK = (
+    "data_fingerprint", "model", "weights_fingerprint", "dtype", "dim", "metric", "k", "nq", "selectivity", "concurrency", "rate_per_s",
+    "machine",
+)  # fmt: skip
+"""What operating points must have in common to be compared."""
+
+
 def same_work(row: Row) -> tuple[Any, ...]:
     """Return what must be equal for two operating points to be compared: the same vectors, asked the same way on the same machine."""
-    return tuple(
-        row[name] for name in ("data_fingerprint", "model", "weights_fingerprint", "dtype", "dim", "metric", "k", "concurrency", "machine")
-    )
+    return tuple(row[name] for name in WORK)
 
 
 def compared(rows: Iterable[Row]) -> list[list[Row]]:
@@ -165,7 +179,10 @@ def sections(rows: Iterable[Row]) -> list[Section]:
     found = []
     for (name, fingerprint), group in sorted(groups.items()):
         embed = sorted((row for row in group if row["kind"] == "embed"), key=_order(EMBED_PARTS))
-        search = sorted((row for row in group if row["kind"] == "search"), key=_order((MODEL, K, CONCURRENCY, STORE, INDEX, BUILD)))
+        search = sorted(
+            (row for row in group if row["kind"] == "search"),
+            key=_order((MODEL, K, FILTER, CONCURRENCY, RATE, STORE, INDEX, BUILD, VECTORS)),
+        )
         found.append(Section(name or "no dataset", _facts(group), fingerprint or None, tuple(embed), tuple(search)))
     return found
 
@@ -201,7 +218,7 @@ def unfinished(rows: Iterable[Row]) -> list[Row]:
 
 def cell_name(row: Row) -> str:
     """Return what a cell is called outside its section."""
-    parts = (MODEL, DEVICE, DTYPE, BATCH) if row["kind"] == "embed" else (MODEL, INDEX, BUILD, STORE, METRIC)
+    parts = (MODEL, DEVICE, DTYPE, BATCH) if row["kind"] == "embed" else (MODEL, INDEX, BUILD, STORE, VECTORS, METRIC)
     return f"{row['kind']}: {label(row, parts)} · {row['dataset'] or 'no dataset'}"
 
 
