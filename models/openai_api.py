@@ -86,8 +86,9 @@ class OpenAIEmbeddingModel:
         Names of the environment variables that hold the address and the key. Without a key none is sent.
     query_prompt, document_prompt : str
         Text put before every query or document.
-    encoding_format : {"float", "base64"}
-        How numbers travel: decimal, which every endpoint knows, or as bytes, a quarter of the size and quick to decode.
+    encoding_format : {"base64", "float"}
+        How numbers travel: as bytes, which OpenAI's own client asks for too, or in decimal, four times the size and slow to
+        decode. An answer may come either way, whatever was asked.
     request_timeout_s : float
         How long an endpoint may take over one attempt before it is given up and repeated.
     patience_s : float
@@ -104,7 +105,7 @@ class OpenAIEmbeddingModel:
     key_variable: str = "OPENAI_API_KEY"
     query_prompt: str = ""
     document_prompt: str = ""
-    encoding_format: Encoding = "float"
+    encoding_format: Encoding = "base64"
     request_timeout_s: float = 60.0
     patience_s: float = 120.0
     modality: Literal["text"] = "text"

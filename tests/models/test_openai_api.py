@@ -39,8 +39,8 @@ def endpoint(monkeypatch):
 
 
 def served(endpoint, **settings) -> OpenAIEmbeddingModel:
-    defaults = {"source": "tiny", "dim": DIM, "gflop_per_item": 1.0, "base_url": endpoint.url, "request_timeout_s": 5, "patience_s": 5}
-    return OpenAIEmbeddingModel(**{**defaults, **settings})
+    defaults = {"source": "tiny", "dim": DIM, "gflop_per_item": 1.0, "base_url": endpoint.url, "encoding_format": "float"}
+    return OpenAIEmbeddingModel(**{**defaults, "request_timeout_s": 5, "patience_s": 5, **settings})
 
 
 def loaded(endpoint, **settings):

@@ -422,3 +422,36 @@ def test_the_full_size_is_built_with_random_weights_and_embeds(name):
     assert (info.dim, info.parameters, info.dtype) == (PUBLISHED[name][1], PUBLISHED[name][-1], dtype)
     audit(model, info, TEXTS, asked=dtype)
     print(name, f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB at most so far")
+
+
+@pytest.mark.slow
+def test_nomics_published_configuration_is_read_without_the_code_that_it_names(tmp_path):
+    """It names its sizes as GPT-2 does and points to code on the hub; transformers' own network takes its own defaults, which are
+    those sizes, and the code, which cannot be had here, is not run."""
+    import json
+
+    from transformers import AutoConfig, AutoModel
+
+    network = AutoModel.from_config(AutoConfig.for_model(**settings("nomic_embed_v1_5")["architecture"])).eval()
+    network.save_pretrained(tmp_path)
+    wordpiece.train(vocab_size=30528, max_tokens=2048).save_pretrained(tmp_path)
+    sizes = {"n_embd": 768, "n_head": 12, "n_inner": 3072, "n_layer": 12, "n_positions": 8192, "rotary_emb_base": 1000, "vocab_size": 30528}
+    code = {name: f"nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.{kind}" for name, kind in (("AutoModel", "NomicBertModel"),)}
+    code["AutoConfig"] = "nomic-ai/nomic-bert-2048--configuration_hf_nomic_bert.NomicBertConfig"
+    published = {
+        "model_type": "nomic_bert",
+        "architectures": ["NomicBertModel"],
+        "activation_function": "swiglu",
+        "auto_map": code,
+        **sizes,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(published))
+    model = option("nomic_embed_v1_5", tmp_path, dim=768, matryoshka=[], layer_norm=False)
+    info = load(model)
+    assert (info.parameters, info.missing_keys, info.unexpected_keys) == (136_731_648, (), ())
+    features = model.prepare(TEXTS).inputs[0]
+    mask = features["attention_mask"][..., None]
+    with torch.inference_mode():
+        tokens = network(input_ids=features["input_ids"], attention_mask=features["attention_mask"]).last_hidden_state
+    expected = torch.nn.functional.normalize((tokens * mask).sum(1) / mask.sum(1), dim=1)
+    np.testing.assert_allclose(embed(model, TEXTS), expected.numpy(), atol=1e-5, rtol=0)
