@@ -159,18 +159,14 @@ def test_files_are_written_into_the_folder_given_and_nowhere_else(node, tmp_path
 
 
 def test_two_fresh_processes_make_the_same_and_import_nothing_heavy(node, tmp_path):
-    made = []
+    running = []
     for hash_seed in ("1", "2"):
         folder = tmp_path / hash_seed
         folder.mkdir()
-        done = subprocess.run(
-            [sys.executable, "-c", MATERIALISE, json.dumps(node), str(folder), json.dumps(HEAVY)],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        made.append(json.loads(done.stdout))
+        command = [sys.executable, "-c", MATERIALISE, json.dumps(node), str(folder), json.dumps(HEAVY)]
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(REPOSITORY)}
+        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    made = [json.loads(process.communicate()[0]) for process in running]
     assert made[0] == made[1]
     assert made[0]["constructed"] == []
     if "HuggingFace" not in node["_target_"]:  # which is made of a library that imports pandas
