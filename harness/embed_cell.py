@@ -19,6 +19,7 @@ import json
 import os
 import random
 import time
+from array import array
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -53,7 +54,7 @@ _READY_BYTES = 1 << 30
 
 def sample(data: Data, *, items: int, batch_size: int, seed: int) -> Batches:
     """Return the batches that are measured: a seeded choice of documents, rounded up to full batches where there are enough."""
-    numbers = list(range(len(data.corpus)))
+    numbers = array("q", range(len(data.corpus)))
     random.Random(seed).shuffle(numbers)
     wanted = -(-min(items, len(numbers)) // batch_size) * batch_size
     if wanted > len(numbers):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from harness.datasets.decode import decode
 from harness.embed_cell import load
 from harness.errors import AuditError
 from harness.groundtruth import exact_neighbours
-from harness.interfaces import Data, Ids, Metric, Model, Vectors
+from harness.inputs import bytes_of
+from harness.interfaces import Data, Ids, Metric, Model, Prepared, Role, Vectors
 from harness.metrics.recall import recall_at_k
 from harness.metrics.similarity import Neighbours, scores_of
+from harness.pipeline import crew, prepared_ahead
 from harness.replicate import Report
 
 CANONICAL_BATCH = 32
@@ -39,36 +42,49 @@ def make_vectors(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     caveats = audit(model, info, items, asked=spec["dtype"])
     if len(asked) > 1:
         caveats += [caveat for caveat in audit(model, info, asked, asked=spec["dtype"], role="query") if caveat not in caveats]
-    total = len(data.corpus) + len(data.queries)
-    truncated = _write(model, data, "document", folder / "corpus.npy", lambda done: report("vectors", done / total, total))
-    _write(model, data, "query", folder / "queries.npy", lambda done: report("vectors", (len(data.corpus) + done) / total, total))
+    documents, device = len(data.corpus), spec["device"]
+    total = documents + len(data.queries)
+
+    def progress(already: int) -> Callable[[int], None]:
+        return lambda done: report("vectors", (already + done) / total, total)
+
+    truncated = _write(model, data, "document", device, folder / "corpus.npy", progress(0))
+    _write(model, data, "query", device, folder / "queries.npy", progress(documents))
     body = {
         "info": {**asdict(info), "weights_fingerprint": model.fingerprint()},
         "fingerprint": _content_hash(folder / "corpus.npy", folder / "queries.npy"),
-        "truncated_share": truncated / len(data.corpus),
+        "truncated_share": truncated / documents,
         "caveats": [[caveat.code, caveat.text] for caveat in caveats],
     }
     (folder / "vectors.json").write_text(json.dumps(body))
 
 
-def _write(model: Model, data: Data, role: Any, path: Path, progress: Any) -> int:
-    """Embed all items of one role into a memory-mapped file in the items' own order; returns how many were truncated."""
+def _write(model: Model, data: Data, role: Role, device: str, path: Path, progress: Callable[[int], None]) -> int:
+    """Embed all items of one role into a file, row i being item i; returns how many were truncated.
+
+    The rows are written where they belong, in the order in which the batches come: neither all vectors nor a map of their file are
+    ever in memory.
+    """
     items, modality = (data.corpus, data.modality) if role == "document" else (data.queries, data.query_modality)
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(items), model.dim))
-    side = data if role == "document" else Data(**{**_fields(data), "corpus": data.queries, "modality": modality})
+    rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(items), model.dim))
+    first, row_bytes = rows.offset, rows.strides[0]
+    del rows  # that made the file
+    batches = Batches.of(replace(data, corpus=items, modality=modality), range(len(items)), CANONICAL_BATCH)
+
+    def prepare(numbers: list[int]) -> Prepared:
+        return model.prepare([decode(modality, items[i]) for i in numbers], role=role)
+
+    how = crew(model, device, batch_bytes=bytes_of(prepare(next(iter(batches)))))
     done = truncated = 0
-    for numbers in Batches.of(side, range(len(items)), CANONICAL_BATCH):
-        prepared = model.prepare([decode(modality, items[i]) for i in numbers], role=role)
-        out[numbers] = model.finish(model.forward(model.transfer(prepared)))
-        truncated += prepared.truncated
-        done += len(numbers)
-        progress(done)
-    out.flush()
+    with path.open("r+b") as file, prepared_ahead(prepare, batches, how) as stream:
+        for numbers, prepared in zip(batches, stream, strict=True):
+            found = model.finish(model.forward(model.transfer(prepared)))
+            for number, row in zip(numbers, found, strict=True):
+                os.pwrite(file.fileno(), row.tobytes(), first + number * row_bytes)
+            truncated += prepared.truncated
+            done += len(numbers)
+            progress(done)
     return truncated
-
-
-def _fields(data: Data) -> dict[str, Any]:
-    return {name: getattr(data, name) for name in data.__dataclass_fields__}
 
 
 def _content_hash(*paths: Path) -> str:

