@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 from harness.errors import SettingsError, UnsupportedError
 
@@ -68,6 +69,19 @@ def resolve(device: str) -> str:
 
 def _torch() -> str:
     return importlib.metadata.version("torch")
+
+
+_ARITHMETIC = {"fp16": ("avx512_fp16", "amx_fp16", "fphp", "asimdhp"), "bf16": ("avx512_bf16", "amx_bf16", "bf16")}
+"""By dtype, the flags of which a processor with such arithmetic has one (x86-64 and ARM, as Linux spells them)."""
+
+
+def emulated_on_cpu(dtype: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Say whether this processor states its abilities and arithmetic in `dtype` is not among them."""
+    try:
+        stated = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        return False
+    return dtype in _ARITHMETIC and stated is not None and not set(_ARITHMETIC[dtype]) & set(stated[1].split())
 
 
 def synchronize(device: str) -> None:

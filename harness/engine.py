@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 
-from harness import cache, fingerprint, summary
+from harness import cache, devices, fingerprint, summary
 from harness.cells import TRUTH_K, Cell, embed_spec, environment, search_spec
 from harness.data import open_data
 from harness.disturbance import NOTABLE, OtherWork
@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 
 _WORKSPACE = "harness-run-"
 """Beginning of the name of a run's working folder; the run's process number follows."""
+
+_KEPT = 8
+"""Replicates whose servers stay for the next cell: each holds the imported libraries, about half a gigabyte. Others start anew."""
 
 
 class Engine:
@@ -234,15 +237,18 @@ class Engine:
     # ---------------------------------------------------------------------------------- the processes
 
     def _servers(self, cell: Cell) -> Sequence[Replicate]:
-        """Return one live server for each replicate, started with the cell's number of threads."""
+        """Return one live server for each replicate that keeps one between cells, started with the cell's number of threads."""
         group = self._replicates.setdefault(cell.job.threads, [])
         for number, replicate in enumerate(group):
             if not replicate.alive:
                 replicate.close()
-                group[number] = Replicate(preload=self._preload, environment=environment(cell.job.threads))
-        while len(group) < cell.job.processes:
-            group.append(Replicate(preload=self._preload, environment=environment(cell.job.threads)))
+                group[number] = self._server(cell)
+        while len(group) < min(cell.job.processes, _KEPT):
+            group.append(self._server(cell))
         return group
+
+    def _server(self, cell: Cell) -> Replicate:
+        return Replicate(preload=self._preload, environment=environment(cell.job.threads))
 
     def _replicate(self, task: str, spec: Mapping[str, Any], cell: Cell) -> list[summary.Outcome]:
         """Measure in each replicate in turn and return what they left behind."""
@@ -258,7 +264,8 @@ class Engine:
                 self._progress.stage(f"process {number + 1} of {cell.job.processes}, {stage}", fraction, total)
 
             try:
-                servers[number].run(task, {**spec, "replicate": number}, folder, timeout_s=cell.job.timeout_s, report=report)
+                with nullcontext(servers[number]) if number < _KEPT else closing(self._server(cell)) as server:
+                    server.run(task, {**spec, "replicate": number}, folder, timeout_s=cell.job.timeout_s, report=report)
                 outcomes.append(_outcome(folder))
                 if tuned := outcomes[0].result.get("tuned"):  # found by the first process, measured by all
                     spec = {**spec, "tuned": tuned}
@@ -364,6 +371,9 @@ class Engine:
             found.append(("random_vectors", text))
         if cell.kind == "search":
             found += [(str(code), str(text)) for code, text in details.get("caveats", [])]
+        if cell.kind == "embed" and cell.labels["device"] == "cpu" and devices.emulated_on_cpu(job.dtype):
+            text = f"This processor has no arithmetic in {job.dtype}; it is made up of fp32 steps and may be slower than fp32 itself."
+            found.append(("emulated_dtype", text))
         if job.processes == 1:
             found.append(
                 (

@@ -395,7 +395,7 @@ def _tell_error(error: BaseException, folder: Path) -> None:
     elif isinstance(error, AuditError):
         status, text = "invalid", str(error)
     elif isinstance(error, HarnessError):
-        status, text = "failed", str(error)
+        status, text = "failed", "; ".join(str(error).splitlines())  # a line for each violation
     else:
         frames = traceback.extract_tb(error.__traceback__)
         where = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

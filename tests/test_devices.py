@@ -100,3 +100,21 @@ def test_waiting_for_an_accelerator_asks_torch(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
     devices.synchronize("cuda:1")
     assert waited == [torch.device("cuda:1")], "the device that computes, not the one torch takes by itself"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "line", "emulated"),
+    [
+        ("fp16", "flags\t\t: fpu avx512f avx512_bf16", True),
+        ("fp16", "flags\t\t: fpu avx512f avx512_fp16", False),
+        ("bf16", "flags\t\t: fpu avx512f avx512_bf16", False),
+        ("bf16", "flags\t\t: fpu avx2", True),
+        ("fp16", "Features\t: fp asimd fphp asimdhp", False),
+        ("fp32", "flags\t\t: fpu", False),
+        ("fp16", "model name\t: a processor that says nothing", False),
+    ],
+)
+def test_arithmetic_that_the_processor_does_not_list_is_emulated(tmp_path, dtype, line, emulated):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\npower management:\n")
+    assert devices.emulated_on_cpu(dtype, tmp_path / "cpuinfo") is emulated
+    assert not devices.emulated_on_cpu(dtype, tmp_path / "nowhere")

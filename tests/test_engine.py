@@ -70,6 +70,18 @@ def test_a_server_that_died_is_replaced_for_the_next_cell(harness, tmp_path):
         assert by_trouble["", kind]["status"] == "ok"
 
 
+def test_more_processes_than_servers_are_kept_each_have_a_server_of_their_own_all_the_same(harness, tmp_path):
+    log = tmp_path / "log"
+    done = harness(*WATCHED, "processes=10", f"model.log={log}", "index=flat")
+    assert done.returncode == 0, done.stderr
+    replicates = loads(log)[1:11]  # the first is the memory pass
+    assert len({parent for *_, parent in replicates}) == 10
+    record = next(
+        record for path in tmp_path.glob("results/default/records/*.json") if (record := json.loads(path.read_text()))["kind"] == "embed"
+    )
+    assert record["metrics"]["throughput_per_s"]["n"] == 10
+
+
 def test_vectors_that_could_not_be_made_are_not_tried_again_for_each_index(harness, tmp_path):
     log = tmp_path / "log"
     done = harness("-m", *WATCHED, "index=flat,hnsw,ivf_flat", f"model.log={log}", "model.trouble=wrong_dim")

@@ -144,6 +144,19 @@ def test_a_cell_that_fails_is_recorded_and_the_sweep_goes_on(harness, tmp_path, 
     assert "2 of 4 cells have no result" in done.stderr
 
 
+def test_what_only_the_loaded_model_can_refuse_is_a_failed_cell_with_its_words_and_exit_code_1(harness, tmp_path):
+    done = harness("-m", *QUICK, "model.trouble=has_no_attention", "attention=sdpa,auto")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    found = {(record["settings"]["attention"], record["kind"]): record for record in records(tmp_path / "results/default")}
+    assert {name: record["status"] for name, record in found.items()} == {
+        (attention, kind): status for attention, status in (("sdpa", "failed"), ("auto", "ok")) for kind in ("embed", "search")
+    }
+    words = "attention must be auto for this model, which has none, got sdpa; and more is wrong"
+    assert found["sdpa", "embed"]["error"] == found["sdpa", "search"]["error"] == words
+    assert f"failed: embed hashed_words on cpu, fp32, batch 32: {words}" in done.stderr
+
+
 def test_a_cell_that_hangs_is_given_up_after_its_time(harness, tmp_path):
     done = harness(*QUICK, "model.trouble=hangs", "timeout_s=3")
     assert done.returncode == 1

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.errors import StoreError
+from harness.errors import SettingsError, StoreError
 from harness.interfaces import Data, ModelInfo, Prepared, Ready, Weights
 from stores.index import FLAT
 
@@ -37,6 +37,8 @@ class HashedWords:
         return weights
 
     def load(self, weights, *, device, dtype, attention="auto", compiled=False):
+        if self.trouble == "has_no_attention" and attention != "auto":
+            raise SettingsError([f"attention must be auto for this model, which has none, got {attention}", "and more is wrong"])
         if self.trouble == "load":
             raise RuntimeError("the weights file is broken")
         if self.trouble == "memory":
