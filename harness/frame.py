@@ -38,7 +38,7 @@ FIGURES = (
     "compile_s", "decode_s", "preprocess_s", "transfer_s",
     "forward_s", "finish_s", "truncated_share", "peak_rss_bytes", "device_peak_bytes", "device_reserved_bytes",
     "counted_gflop_per_item", "flop_per_s", "mfu", "energy_j_per_1000_items", "requests", "requests_per_s", "retries", "rate_limited",
-    "ndcg_at_10", "ndcg_at_10_exact",
+    "ndcg_at_10", "ndcg_at_10_exact", "ndcg_at_10_bm25",
     "label_recall_at_10", "label_recall_at_10_exact",
 )  # fmt: skip
 """What is measured, in the order of the columns; each has ``_lo``, ``_hi`` and ``_n`` beside it."""

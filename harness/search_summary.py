@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.baseline import bm25
 from harness.errors import StoreError
 from harness.interfaces import PARTS, Data, Ids, part_of
 from harness.metrics import labels as label_metrics
@@ -74,6 +75,7 @@ def of_search(
         "first_query_s": measured(over_processes([outcome.result["first_query_s"] for outcome in outcomes]), "s", "lower"),
         "peak_rss_bytes": single(memory["peak_rss_bytes"], "bytes", "the store runs in a process that cannot be seen from here"),
         **_quality(nearest[None].ids, qrels, random_weights, suffix="_exact"),
+        f"ndcg_at_{LABEL_DEPTH}_bm25": _baseline(data, qrels, asked),
     }
     samples: dict[str, Any] = {
         f"{name}_{i}": values
@@ -222,6 +224,16 @@ def _search_caveats(outcomes: Sequence[Outcome]) -> tuple[tuple[str, str], ...]:
         text = "The server ran on the machine of its clients, which takes some of the processors' time from it."
         found.append(("shared_machine", text))
     return tuple(found)
+
+
+def _baseline(data: Data, qrels: label_metrics.Qrels | None, asked: Ids) -> Measured:
+    """Return the nDCG of BM25 over the same queries, which needs neither model nor index."""
+    ranking = None if qrels is None else bm25(data, depth=LABEL_DEPTH)
+    if qrels is None or ranking is None:
+        reason = "the dataset has no relevance labels" if qrels is None else "BM25 ranks texts by texts"
+        return Measured(None, "ratio", "higher", replication="query", reason=reason)
+    scores = label_metrics.ndcg_at_k(ranking[asked], qrels, k=LABEL_DEPTH).scores
+    return measured(mean_over_queries(scores), "ratio", "higher")
 
 
 def _quality(

@@ -28,6 +28,14 @@ def shared_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_user(shared_cache):
+    """What a test computes in its own process is kept in that cache too, never in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_CACHE", str(shared_cache))
+        yield
+
+
 def own_environment(cache):
     """Return variables under which a run shares neither cache nor temporary files nor the machine's lock with anybody else's."""
     temporary = cache.parent / "temporary"

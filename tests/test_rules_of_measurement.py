@@ -53,7 +53,7 @@ def searched(outcomes, vectors, *, index="HNSW", random_weights=False):
         MEMORY,
         vectors=vectors,
         truth={None: truth},
-        data=Data("text", "made", [""] * len(corpus), [""] * len(queries), labels, ""),
+        data=Data("text", "made", [f"number {i}" for i in range(len(corpus))], [f"number {ids[2]}" for ids in truth.ids], labels, ""),
         random_weights=random_weights,
         exact=index == "FLAT",
     )
@@ -91,7 +91,7 @@ def test_rule_02_random_vectors_keep_speed_and_recall_and_have_no_quality(vector
     outcome = cells.measured("search", cells.search_spec(vectors), tmp_path / "cell")
     found, real = (searched([outcome], vectors, random_weights=random_weights) for random_weights in (True, False))
     for name, figure in figures(found):
-        if name.startswith(("ndcg", "label_recall")):
+        if name.startswith(("ndcg", "label_recall")) and not name.endswith("bm25"):  # which knows no weights
             assert figure.value is None
             assert "random weights" in figure.reason
         else:

@@ -32,7 +32,7 @@ EMBED_FIGURES = (
 )  # fmt: skip
 SEARCH_FIGURES = (
     "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "qps", "ndcg_at_10",
-    "ndcg_at_10_exact", "label_recall_at_10", "label_recall_at_10_exact",
+    "ndcg_at_10_exact", "ndcg_at_10_bm25", "label_recall_at_10", "label_recall_at_10_exact",
     "round_trip_p50_s", "floor_p50_s", "insert_s", "build_s", "ready_s", "index_bytes", "first_query_s",
     "peak_rss_bytes",
 )  # fmt: skip
