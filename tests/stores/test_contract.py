@@ -37,12 +37,20 @@ NO_ENGINE = ("pip install", "did not answer", "could not start", "needs a GPU")
 """What a store says whose engine is not to be had on this machine."""
 
 
+ELSEWHERE = ("milvus", "zilliz")
+"""Stores whose server is a user's. They differ from milvus_local by where it is, so that its cases stand for them."""
+SLOW = ("milvus_local",)
+"""Stores that take seconds to make a collection ready: each index with one metric, and each metric with one index, have to do."""
+
+
 def from_yaml(group, name):
     return instantiate(OmegaConf.load(ROOT / f"conf/{group}/{name}.yaml"), _convert_="object")
 
 
 def supported():
     for store, index, metric in product(STORES, INDEXES, METRICS):
+        if store in ELSEWHERE or (store in SLOW and metric != "cosine" and index != "flat"):
+            continue
         if not from_yaml("store", store).violations(index=from_yaml("index", index), metric=metric, dim=DIM, rows=ROWS, k=[K]):
             yield pytest.param((store, index, metric), id=f"{store}-{index}-{metric}")
 
@@ -74,6 +82,8 @@ def fill(store, rows, batches=3):
 
 @pytest.fixture(scope="module", params=STORES)
 def store(request, tmp_path_factory):
+    if request.param == "milvus_local":
+        request.getfixturevalue("local")  # keeps the server running between stores
     store = opened(request.param, tmp_path_factory.mktemp("store") / request.param)
     yield store
     store.close()
@@ -94,8 +104,11 @@ class Case:
 @pytest.fixture(scope="module", params=list(supported()))
 def case(request, tmp_path_factory):
     name, index, metric = request.param
+    if name == "milvus_local":
+        request.getfixturevalue("local")  # keeps the server running between stores
     store, index = opened(name, tmp_path_factory.mktemp("case") / name), from_yaml("index", index)
-    store.create("corpus", dim=DIM, metric=metric, index=index)
+    filtered = not store.violations(index=index, metric=metric, dim=DIM, rows=ROWS, k=[K], filtered=True)
+    store.create("corpus", dim=DIM, metric=metric, index=index, filtered=filtered)
     ready = fill(store, CORPUS)
     yield Case(store, index, metric, ready, store.index_bytes(), [store.search(QUERIES, K, params) for params in index.search_params()])
     store.close()
@@ -114,7 +127,8 @@ def test_a_store_says_what_it_is(name):
 
 
 def test_every_index_option_has_a_store():
-    assert {param.values[0][1] for param in supported()} == set(INDEXES)
+    had = {family for store in STORES for family in from_yaml("store", store).families}
+    assert {from_yaml("index", index).family for index in INDEXES} <= had
 
 
 def test_answers_are_ids_of_rows_each_once(case):
@@ -175,7 +189,7 @@ def test_index_bytes_are_of_the_size_of_what_is_stored(case):
     if is_quantised(case.index):
         assert vectors / 8 < case.index_bytes < vectors * 1.5
     else:
-        assert vectors <= case.index_bytes < vectors * 2
+        assert vectors * 0.9 <= case.index_bytes < vectors * 2  # files may be compressed, by little where numbers are random
 
 
 def test_one_query_is_answered_as_among_many(case):
@@ -204,9 +218,8 @@ def test_searches_side_by_side_answer_as_one_after_the_other(case):
 
 
 def test_deeper_than_there_are_rows_the_answer_is_padded(case):
-    answer = case.store.search(
-        QUERIES[:2], ROWS + 5, {**case.index.search_params()[-1], **({"ef": ROWS + 5} if case.index.knob == "ef" else {})}
-    )
+    params = {name: ROWS + 5 if name in ("ef", "reorder_k") else value for name, value in case.index.search_params()[-1].items()}
+    answer = case.store.search(QUERIES[:2], ROWS + 5, params)
     assert answer.shape == (2, ROWS + 5)
     for ids in answer:
         found = ids[ids >= 0]
@@ -228,8 +241,8 @@ def filtered_recall(case, below):
 
 @pytest.mark.parametrize("below", PARTS)
 def test_a_filter_lets_its_rows_pass_and_no_other(case, below):
-    if not case.store.filters:
-        pytest.skip("a store without filters")
+    if case.store.violations(index=case.index, metric=case.metric, dim=DIM, rows=ROWS, k=[K], filtered=True):
+        pytest.skip("a store without filters, or without one for this index")
     found = filtered_recall(case, below)
     if case.index.family == "FLAT" or (case.index.knob == "nprobe" and not is_quantised(case.index)):
         assert found == 1.0
@@ -256,6 +269,8 @@ def quantised(vectors, vector_type):
 def stored_types():
     for name, index, metric in product(STORES, ("flat", "hnsw", "ivf_flat"), METRICS):
         store, settings = from_yaml("store", name), from_yaml("index", index)
+        if name in ELSEWHERE or (name in SLOW and metric != "l2"):
+            continue
         for vector_type in store.vector_types:
             if vector_type != "fp32" and not store.violations(
                 index=settings, metric=metric, dim=DIM, rows=ROWS, k=[K], vector_type=vector_type
