@@ -28,9 +28,12 @@ BLOCK_BYTES = 16 * 2**20
 BLOCKS_IN_MEMORY = 8
 """How many times a block's size is in use at once: scores, rows, both while they are compared, candidates, pages of the file."""
 
-_QUERIES_A_BLOCK = 1024
+_QUERIES_A_BLOCK = 2048
 _LARGEST_NORM = 1e15
 """Beyond this, float32 products overflow; below its reciprocal they vanish. No embedding model comes near."""
+
+_PAIRS_AT_ONCE = 256
+"""Pairs of vectors scored in float64 at a time; few enough to stay in a core's own cache."""
 
 _FAULT_BYTES = 2**16
 """What Linux maps at once around a page of a file that is touched."""
@@ -98,11 +101,11 @@ def exact_neighbours(
     row_block = max(1, block_bytes // (4 * max(query_block, dim)))
     starts = range(0, n, query_block)
     searches = [_Search(queries[start : start + query_block], start, corpus, k, metric, block_bytes) for start in starts]
-    buffer = np.empty(query_block * row_block, dtype=np.float32)  # one for all products: fresh memory costs more than the comparison
+    space = _Space(query_block * row_block)
     for ids, block, block_norms in _blocks(corpus, row_block, metric, below):
         for search in searches:
-            search.add(ids, block, block_norms, buffer)
-    del buffer
+            search.add(ids, block, block_norms, space)
+    del space
     results = [search.result() for search in searches]
     return Neighbours(np.concatenate([ids for ids, _ in results]), np.concatenate([scores for _, scores in results]), metric, rows, below)
 
@@ -121,6 +124,8 @@ def _blocks(corpus: Vectors, size: int, metric: Metric, below: int | None) -> It
         lengths = _checked_norms(block, "corpus", ids, metric)
         if metric == "cosine":
             block = np.divide(block, lengths[:, None], dtype=np.float32, casting="same_kind")
+        elif metric == "l2":  # −‖q − x‖² + ‖q‖², the query's own part left out, as one product: (q, 1) · (2x, −‖x‖²)
+            block = np.concatenate([2 * block, -np.square(lengths)[:, None].astype(np.float32)], axis=1)
         yield ids, block, lengths
         del block, source
         _give_back(corpus)
@@ -151,6 +156,20 @@ def _checked_norms(vectors: NDArray[np.float32], what: str, ids: Ids, metric: Me
     return lengths
 
 
+class _Space:
+    """Memory for one block's scores and for what comparing them says, the same for all blocks: fresh memory costs more than comparing."""
+
+    def __init__(self, size: int) -> None:
+        self._scores = np.empty(size, dtype=np.float32)
+        self._marks = np.empty(size, dtype=np.bool_)
+
+    def scores(self, rows: int, columns: int) -> NDArray[np.float32]:
+        return self._scores[: rows * columns].reshape(rows, columns)
+
+    def marks(self, rows: int, columns: int) -> NDArray[np.bool_]:
+        return self._marks[: rows * columns].reshape(rows, columns)
+
+
 class _Search:
     """One block of queries on its way through the corpus.
 
@@ -167,25 +186,27 @@ class _Search:
         self.block_bytes = block_bytes
         wide = np.asarray(queries, dtype=np.float32)
         self.norms = _checked_norms(wide, "query", np.arange(first_query, first_query + len(queries)), metric)
-        self.left = wide / self.norms[:, None].astype(np.float32) if metric == "cosine" else wide
+        self.left = wide
+        if metric == "cosine":
+            self.left = wide / self.norms[:, None].astype(np.float32)
+        elif metric == "l2":
+            self.left = np.concatenate([wide, np.ones((len(wide), 1), dtype=np.float32)], axis=1)
         self.longest_row = 0.0
         self.parts: list[tuple[NDArray[np.int64], Ids, NDArray[np.float32]]] = []
         self.held = 0
         self.best = np.full((len(queries), k), -np.inf, dtype=np.float32)
         self.kth = np.full(len(queries), -np.inf)
 
-    def add(self, ids: Ids, block: NDArray[np.float32], block_norms: Scores, buffer: NDArray[np.float32]) -> None:
+    def add(self, ids: Ids, block: NDArray[np.float32], block_norms: Scores, space: _Space) -> None:
         """Take in the rows of one block."""
-        products = buffer[: len(self.left) * len(block)].reshape(len(self.left), len(block))
+        products = space.scores(len(self.left), len(block))
         np.matmul(self.left, block.T, out=products)
-        if self.metric == "l2":  # −‖q − x‖² + ‖q‖², the query's own part left out
-            products *= 2
-            products -= np.square(block_norms).astype(np.float32)
         self.longest_row = max(self.longest_row, float(block_norms.max()))
-        if not self.held and products.shape[1] >= self.k:  # nothing to compare with yet: the block's own k-th best
-            at = products.shape[1] - self.k
-            self.kth = np.partition(products, at, axis=1)[:, at].astype(np.float64)
-        self._take(ids, products)
+        some = products[:, : max(self.k, products.shape[1] // 2)]
+        if not self.held and some.shape[1] >= self.k:  # nothing to compare with yet: the k-th best of a part of the block
+            at = some.shape[1] - self.k
+            self.kth = np.partition(some, at, axis=1)[:, at].astype(np.float64)
+        self._take(ids, products, space)
 
     def result(self) -> tuple[Ids, Scores]:
         """Settle what is left and return ids and scores, each of shape (n, k)."""
@@ -199,17 +220,16 @@ class _Search:
         longest = np.full(len(self.source), self.longest_row)
         return 4 * rounding_error(self.corpus.shape[1]) * scale(self.norms, longest, self.metric)
 
-    def _take(self, ids: Ids, products: NDArray[np.float32]) -> None:
+    def _take(self, ids: Ids, products: NDArray[np.float32], space: _Space) -> None:
         """Add the block's promising rows; in halves where they are so many that listing them would take too much memory."""
         lowest = np.nextafter((self.kth - self._margin()).astype(np.float32), np.float32(-np.inf))
-        promising = products >= lowest[:, None]
+        promising = np.greater_equal(products, lowest[:, None], out=space.marks(*products.shape))
         columns = products.shape[1]
         if columns > 1 and np.count_nonzero(promising) > self.most_candidates:
-            self._take(ids[: columns // 2], products[:, : columns // 2])
-            self._take(ids[columns // 2 :], products[:, columns // 2 :])
+            self._take(ids[: columns // 2], products[:, : columns // 2], space)
+            self._take(ids[columns // 2 :], products[:, columns // 2 :], space)
             return
         query, column = np.divmod(np.flatnonzero(promising), columns)
-        del promising
         if not query.size:
             return
         score = products[query, column]
@@ -255,12 +275,12 @@ class _Search:
         order = np.argsort(ids)  # rows in the order of the file
         query, ids, score = query[order], ids[order], score[order]
         exact = np.empty(query.size, dtype=np.float64)
-        chunk = max(1, self.block_bytes // (32 * self.corpus.shape[1]))
-        if isinstance(self.corpus, np.memmap):
-            chunk = min(chunk, max(1, self.block_bytes // _FAULT_BYTES))
+        wide = np.asarray(self.source, dtype=np.float64)
+        chunk = max(1, min(_PAIRS_AT_ONCE, self.block_bytes // max(32 * self.corpus.shape[1], _FAULT_BYTES)))
         for start in range(0, query.size, chunk):
             part = slice(start, start + chunk)
-            exact[part] = scores_of_pairs(self.source[query[part]], self.corpus[ids[part]], self.metric)
+            rows = self.corpus[ids[part]]
+            exact[part] = scores_of_pairs(wide, rows, self.metric, which=query[part], query_norms=self.norms)
             _give_back(self.corpus)
         order = np.lexsort((ids, -exact, query))
         query, ids, score, exact = query[order], ids[order], score[order], exact[order]

@@ -70,7 +70,7 @@ def smallest_knob(
         highest value that was tried) and ``tries``.
     """
     every = open_truth(truth, metric=metric, rows=rows)
-    nearest = Neighbours(every.ids[numbers], every.scores[numbers], metric, rows)
+    nearest = Neighbours(every.ids[numbers], every.scores[numbers], metric, rows, every.below)
     corpus = np.load(vectors / "corpus.npy", mmap_mode="r")
     queries = np.load(vectors / "queries.npy")[numbers]
     tried: dict[str, tuple[float, float]] = {}

@@ -102,14 +102,15 @@ def make_truth(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     vectors = Path(spec["vectors"])
     corpus = np.load(vectors / "corpus.npy", mmap_mode="r")
     queries = np.load(vectors / "queries.npy")
-    only = {} if spec["below"] is None else {"below": spec["below"]}
+    if spec["below"] is not None:
+        (folder / "below.json").write_text(json.dumps(spec["below"]))
     given = vectors / "given.npy"
     if spec["below"] is None and given.exists() and (ids := np.load(given)).shape[1] >= spec["k"]:
         truth = _checked(ids[:, : spec["k"]], queries, corpus, spec["metric"])
         np.save(folder / "ids.npy", truth.ids)
         np.save(folder / "scores.npy", truth.scores)
         return
-    truth = exact_neighbours(queries, corpus, k=min(spec["k"], len(corpus)), metric=spec["metric"], **only)
+    truth = exact_neighbours(queries, corpus, k=min(spec["k"], len(corpus)), metric=spec["metric"], below=spec["below"])
     np.save(folder / "ids.npy", truth.ids)
     np.save(folder / "scores.npy", truth.scores)
 
@@ -142,4 +143,6 @@ def _checked(ids: Ids, queries: Vectors, corpus: Vectors, metric: Metric) -> Nei
 
 def open_truth(folder: Path, *, metric: Metric, rows: int) -> Neighbours:
     """Return the ground truth that `make_truth` wrote."""
-    return Neighbours(ids=np.load(folder / "ids.npy"), scores=np.load(folder / "scores.npy"), metric=metric, rows=rows)
+    filtered = folder / "below.json"
+    below = json.loads(filtered.read_text()) if filtered.exists() else None
+    return Neighbours(ids=np.load(folder / "ids.npy"), scores=np.load(folder / "scores.npy"), metric=metric, rows=rows, below=below)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 from harness import groundtruth
 from harness.errors import DataError
 from harness.groundtruth import exact_neighbours
+from harness.interfaces import part_of
 
 METRICS = ["cosine", "ip", "l2"]
 DATA = Path(os.environ.get("HARNESS_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -164,6 +167,87 @@ def test_memory_is_bounded_by_the_block_size_and_the_file_stays_on_disk(tmp_path
     tracemalloc.stop()
     assert peak < 8 * block_bytes
     assert collapsed or peak < corpus.nbytes
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("below", [1, 10, 500, 1000])
+@pytest.mark.parametrize("block_bytes", [2**12, groundtruth.BLOCK_BYTES])
+def test_with_a_filter_only_rows_of_the_first_parts_count(metric, below, block_bytes):
+    queries, corpus = vectors(30, 20, 16), vectors(31, 4_000, 16)
+    found = exact_neighbours(queries, corpus, k=15, metric=metric, below=below, block_bytes=block_bytes)
+    passing = np.flatnonzero(part_of(np.arange(4_000)) < below)
+    assert abs(len(passing) - 4 * below) <= 2, "the filter lets its share of the rows pass"
+    assert found.eligible == len(passing)
+    expected = brute_force(queries, corpus[passing], metric)
+    np.testing.assert_array_equal(found.ids, passing[first_k(expected, 15)])
+    assert found.ids.shape == (20, min(15, len(passing)))
+    assert found.rows == 4_000
+
+
+def test_a_filter_that_lets_no_row_pass_is_refused():
+    with pytest.raises(DataError, match="leaves none of 2 rows"):
+        exact_neighbours(vectors(32, 3, 8), vectors(33, 2, 8)[:2], k=1, metric="ip", below=0)
+
+
+IN_A_FRESH_PROCESS = """
+import sys, numpy as np
+from pathlib import Path
+from harness.groundtruth import exact_neighbours
+from harness.interfaces import part_of
+def peak():
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+queries = np.load(sys.argv[1])
+corpus = np.load(sys.argv[2], mmap_mode="r")
+exact_neighbours(queries, corpus[:3000], k=20, metric="cosine", memory_bytes=2**22)  # what the first call takes once
+before = peak()
+found = exact_neighbours(queries, corpus, k=20, metric="cosine", memory_bytes=int(sys.argv[4]))
+print(peak() - before)
+np.save(sys.argv[3], found.ids)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc, which only Linux has")
+def test_a_corpus_larger_than_the_memory_limit_is_searched_within_it(tmp_path):
+    """The peak is the process's own (VmHWM), which counts pages of the mapped file too."""
+    rng, limit = np.random.default_rng(34), 24 * 2**20
+    corpus = np.lib.format.open_memmap(tmp_path / "corpus.npy", mode="w+", dtype=np.float32, shape=(400_000, 64))
+    base = rng.standard_normal((4_000, 64), dtype=np.float32)
+    for start in range(0, len(corpus), 4_000):
+        corpus[start : start + 4_000] = base * np.float32(1 + start / len(corpus)) + 0.1 * rng.standard_normal(
+            (4_000, 64), dtype=np.float32
+        )
+    corpus.flush()
+    queries = rng.standard_normal((100, 64), dtype=np.float32)
+    np.save(tmp_path / "queries.npy", queries)
+    assert corpus.nbytes > 4 * limit
+    paths = [str(tmp_path / name) for name in ("queries.npy", "corpus.npy", "ids.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_FRESH_PROCESS, *paths, str(limit)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < limit, f"the peak rose by {int(done.stdout) / 2**20:.0f} MiB"
+    ids = np.load(tmp_path / "ids.npy")
+    scores = queries @ (corpus / np.linalg.norm(corpus, axis=1, keepdims=True)).T
+    kth = np.sort(scores, axis=1)[:, -20]
+    assert (np.take_along_axis(scores, ids, axis=1) >= kth[:, None] - 1e-4).all()
+
+
+def test_a_memory_limit_too_small_to_work_in_is_refused():
+    with pytest.raises(ValueError, match="memory_bytes"):
+        exact_neighbours(vectors(35, 3, 8), vectors(36, 5, 8), k=1, metric="ip", memory_bytes=2**14)
+
+
+def test_a_private_copy_of_a_file_keeps_what_was_changed_in_it(tmp_path):
+    np.save(tmp_path / "corpus.npy", vectors(37, 3_000, 16))
+    corpus, queries = np.load(tmp_path / "corpus.npy", mmap_mode="c"), vectors(38, 4, 16)
+    corpus[2_000] = 100 * queries[0]
+    found = exact_neighbours(queries, corpus, k=1, metric="ip", block_bytes=2**12)
+    assert found.ids[0, 0] == 2_000
+    assert (corpus[2_000] == 100 * queries[0]).all()
 
 
 def test_a_zero_vector_has_no_cosine():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import StoreError
-from harness.interfaces import Ids, Vectors
+from harness.interfaces import Ids, Vectors, part_of
 from harness.metrics.similarity import Neighbours, Scores, norms, rounding_error, scale, scores_of
 
 
@@ -25,7 +25,7 @@ def recall_at_k(returned: Ids, truth: Neighbours, *, k: int, queries: Vectors, c
     amount added to the k-th distance, as some harnesses do, lets truly worse neighbours pass wherever vectors lie close together.)
 
     Distinct ids only: [5, 5, 5] is one hit. Ids of −1 and columns that are not there are misses. Only the first k columns count.
-    Where k exceeds the corpus, every row is a neighbour and the share is of min(k, rows).
+    Where k exceeds the corpus, or what a filter leaves of it, every such row is a neighbour and the share is of min(k, those rows).
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def recall_at_k(returned: Ids, truth: Neighbours, *, k: int, queries: Vectors, c
     Raises
     ------
     StoreError
-        If an id is neither −1 nor a row's number.
+        If an id is neither −1 nor the number of a row that the filter, if there is one, lets pass.
     ValueError
         If shapes do not fit together.
     """
@@ -93,7 +93,7 @@ def strict_recall_at_k(returned: Ids, truth: Neighbours, *, k: int) -> Scores:
     Raises
     ------
     StoreError
-        If an id is neither −1 nor a row's number.
+        If an id is neither −1 nor the number of a row that the filter, if there is one, lets pass.
     ValueError
         If shapes do not fit together.
     """
@@ -110,13 +110,17 @@ def _checked(returned: Ids, truth: Neighbours, k: int) -> tuple[Ids, Ids]:
         raise ValueError(f"returned ids must be integers, got {returned.dtype}")
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    wanted = min(k, truth.rows)
+    wanted = min(k, truth.eligible)
     if truth.ids.shape[1] < wanted or wanted == 0:
-        raise ValueError(f"recall@{k} needs {wanted} true neighbours a query, there are {truth.ids.shape[1]} of {truth.rows} rows")
+        raise ValueError(f"recall@{k} needs {wanted} true neighbours a query, there are {truth.ids.shape[1]} of {truth.eligible} rows")
     outside = (returned < -1) | (returned >= truth.rows)
     if outside.any():
         wrong = int(returned[outside][0])
         raise StoreError(f"a search returned id {wrong}, but the corpus has rows 0 to {truth.rows - 1}: the ids are not row numbers")
+    if truth.below is not None:
+        kept_out = (returned >= 0) & (part_of(returned.astype(np.int64)) >= truth.below)
+        if kept_out.any():
+            raise StoreError(f"a search returned id {int(returned[kept_out][0])}, which its filter keeps out: the filter is not applied")
     return np.asarray(returned[:, :k], dtype=np.int64), truth.ids[:, :wanted]
 
 

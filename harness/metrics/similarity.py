@@ -138,20 +138,31 @@ def scores_of(query: NDArray[np.floating], rows: NDArray[np.floating], metric: M
     DataError
         For a zero vector under cosine, which has no direction.
     """
-    return scores_of_pairs(np.broadcast_to(np.asarray(query), (len(rows), len(query))), rows, metric)
+    return scores_of_pairs(np.asarray(query)[None, :], rows, metric, which=np.zeros(len(rows), dtype=np.int64))
 
 
-def scores_of_pairs(queries: NDArray[np.floating], rows: NDArray[np.floating], metric: Metric) -> Scores:
-    """Score each row against the query beside it in float64; identical pairs get identical scores, wherever they stand.
+def scores_of_pairs(
+    queries: NDArray[np.floating],
+    rows: NDArray[np.floating],
+    metric: Metric,
+    *,
+    which: NDArray[np.int64],
+    query_norms: Scores | None = None,
+) -> Scores:
+    """Score each row against one of the queries in float64; identical pairs get identical scores, wherever they stand.
 
     Parameters
     ----------
-    queries : ndarray of shape (m, dim)
+    queries : ndarray of shape (n, dim)
         Queries.
     rows : ndarray of shape (m, dim)
         Rows of the corpus.
     metric : {"cosine", "ip", "l2"}
         The metric.
+    which : ndarray of shape (m,), int64
+        The number of each row's query.
+    query_norms : ndarray of shape (n,), float64, optional
+        `norms` of the queries, for a caller that scores against them often.
 
     Returns
     -------
@@ -165,15 +176,16 @@ def scores_of_pairs(queries: NDArray[np.floating], rows: NDArray[np.floating], m
     """
     q = np.asarray(queries, dtype=np.float64)
     x = np.asarray(rows, dtype=np.float64)
+    beside = q[which]
     if metric == "l2":
-        difference = x - q
+        difference = np.subtract(x, beside, out=beside)
         squared: Scores = np.einsum("ij,ij->i", difference, difference)
         return -squared
     # einsum and not a BLAS product, whose kernels treat rows differently by position: equal rows must tie exactly.
-    product: Scores = np.einsum("ij,ij->i", x, q)
+    product: Scores = np.einsum("ij,ij->i", x, beside)
     if metric == "ip":
         return product
-    length = norms(q) * norms(x)
+    length = (norms(q) if query_norms is None else query_norms)[which] * norms(x)
     if not np.all(length > 0):
         raise DataError("metric=cosine: a vector of norm 0 has no direction; remove such items or use metric=ip or l2")
     cosine: Scores = product / length

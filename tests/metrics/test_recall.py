@@ -244,3 +244,21 @@ def test_strict_recall_is_the_size_of_the_intersection(data, k):
     truth = Neighbours(nearest, np.zeros(nearest.shape), "ip", 10)
     expected = [len(set(row[:k]) & set(true[:k])) / k for row, true in zip(returned.tolist(), nearest.tolist(), strict=True)]
     np.testing.assert_allclose(strict_recall_at_k(returned, truth, k=k), expected)
+
+
+def test_fewer_rows_than_k_behind_a_filter_are_all_that_is_asked_for():
+    truth = exact_neighbours(QUERIES, CORPUS, k=10, metric="cosine", below=5)
+    few = truth.eligible
+    assert 0 < few < 10
+    padded = np.full((len(QUERIES), 10), -1)
+    padded[:, :few] = truth.ids
+    assert (recall_at_k(padded, truth, k=10, queries=QUERIES, corpus=CORPUS) == 1.0).all()
+    padded[:, 0] = -1
+    assert recall_at_k(padded, truth, k=10, queries=QUERIES, corpus=CORPUS) == pytest.approx((few - 1) / few)
+
+
+def test_a_row_that_the_filter_keeps_out_is_no_hit_however_near_but_an_error():
+    truth = exact_neighbours(QUERIES, CORPUS, k=10, metric="cosine", below=500)
+    unfiltered = exact_neighbours(QUERIES, CORPUS, k=10, metric="cosine")
+    with pytest.raises(StoreError, match="which its filter keeps out"):
+        recall_at_k(unfiltered.ids, truth, k=10, queries=QUERIES, corpus=CORPUS)
