@@ -5,6 +5,7 @@ documents' own examples, which needs no torch (`tests.test_real_run` has the rea
 command that no rule here knows fails.
 """
 
+import json
 import math
 import os
 import re
@@ -12,9 +13,11 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import wave
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -26,8 +29,8 @@ from tests.conftest import ROOT
 COMMANDED = ("README.md", "CONTRIBUTING.md")
 ALL = (*COMMANDED, "ARCHITECTURE.md", "CHANGELOG.md", "results/README.md")
 SMALL = ["dataset.corpus=64", "dataset.queries=16", "processes=1", "min_duration_s=0.2", "workload.min_requests=20", "embed_items=32"]
-SMALL_DATA = SMALL[:2]
-EXAMPLES = ["--config-dir", "my_conf", "model=letters", "dataset=pairs", "dataset.path=pairs.tsv", "store=faiss", "metric=ip"]
+SMALL_DATA = ["dataset.corpus=64", "dataset.queries=48"]
+EXAMPLES = ["--config-dir", "my_conf", "model=letters", "dataset=pairs", "dataset.path=pairs.tsv", "store=plain_faiss", "metric=ip"]
 
 
 class Block(NamedTuple):
@@ -87,6 +90,19 @@ def here(tmp_path_factory):
         for i in range(45):
             Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / "photos" / label / f"{i}.png")
             (folder / "notes" / label / f"{i}.txt").write_text(f"note {i} about {label}")
+    (folder / "recordings").mkdir()
+    for i in range(60):
+        with wave.open(str(folder / "recordings" / f"{i}.wav"), "wb") as sound:
+            sound.setparams((1, 2, 8000, 0, "NONE", ""))
+            sound.writeframes(rng.integers(-9000, 9000, 800, dtype=np.int16).tobytes())
+    (folder / "scifact/qrels").mkdir(parents=True)
+    for name in ("corpus", "queries"):
+        lines = [json.dumps({"_id": f"{name[0]}{i}", "title": "", "text": f"{name} number {i}"}) for i in range(320)]
+        (folder / f"scifact/{name}.jsonl").write_text("\n".join(lines))
+    judged = [f"q{i}\tc{i}\t1" for i in range(320)]
+    (folder / "scifact/qrels/test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    with h5py.File(folder / "glove-25-angular.hdf5", "w") as file:
+        file["train"], file["test"] = rng.standard_normal((300, 25), np.float32), rng.standard_normal((20, 25), np.float32)
     words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=9)) for _ in range(1000)]
     (folder / "pairs.tsv").write_text("".join(f"what is {word}?\tnobody has ever said what {word} is\n" for word in words))
     return folder
@@ -256,10 +272,10 @@ def chance(*, documents: int) -> float:
 
 
 def test_the_index_family_given_as_an_example_keeps_the_contract():
-    text = next(block.text for block in blocks("CONTRIBUTING.md") if "class IVF_PQ" in block.text)
+    text = next(block.text for block in blocks("CONTRIBUTING.md") if "class IVF_OPQ" in block.text)
     namespace = {"__name__": "example"}
     exec(text, namespace)  # our own document
-    index = namespace["IVF_PQ"](nlist=8, nprobe=[1, 8], m=16)
+    index = namespace["IVF_OPQ"](nlist=8, nprobe=[1, 8], m=16)
     assert isinstance(index, interfaces.Index)
     assert index.build_params() == {"nlist": 8, "m": 16, "nbits": 8}
     assert index.violations(rows=100, dim=384, k=[10]) == []
