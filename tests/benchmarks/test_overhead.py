@@ -4,7 +4,6 @@ Without ``--benchmark-enable`` everything runs once or twice and is checked to b
 prints the figures and fails where the harness would falsify what it measures.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -28,21 +27,6 @@ from tests.conftest import ROOT
 from tests.plugins.parts import NullStore
 
 WORDS = "the harness embeds texts and searches their vectors in an index to see how fast and how well that goes".split()  # noqa: SIM905
-
-
-@pytest.fixture
-def publish(benchmark, capsys):
-    """Show a figure and keep it in the benchmark's own record, with the load of the machine beside it."""
-
-    def show(**figures):
-        if benchmark.enabled:
-            benchmark.extra_info.update({name: str(value) for name, value in figures.items()}, load=os.getloadavg()[0])
-            with capsys.disabled():
-                print()
-                for name, value in figures.items():
-                    print(f"  {name.replace('_', ' ')}: {value}  (load average {os.getloadavg()[0]:.1f})")
-
-    return show
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +53,8 @@ def test_forward_throughput_is_at_least_097_of_a_bare_loop(benchmark, publish, m
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     model, prepared = minilm
-    library = model._loaded  # the SentenceTransformer itself
-    features = [ready.inputs.features for ready in prepared]
+    library = model.network  # the SentenceTransformer itself
+    features = [ready.inputs[0] for ready in prepared]
 
     def through_the_harness():
         timed = Timed()
