@@ -133,9 +133,9 @@ def _blocks(corpus: Vectors, size: int, metric: Metric, below: int | None) -> It
 
 def _give_back(corpus: Vectors) -> None:
     """Tell the system that the pages of a memory-mapped file are not needed for now, so that they do not pile up in this process."""
-    base = corpus
+    base: object = corpus
     while isinstance(base, np.ndarray):
-        base = base.base  # type: ignore[assignment]
+        base = base.base
     if isinstance(base, mmap.mmap) and not corpus.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)  # only where nothing can have been changed: a private copy's changes would be lost
 
@@ -186,9 +186,9 @@ class _Search:
         self.block_bytes = block_bytes
         wide = np.asarray(queries, dtype=np.float32)
         self.norms = _checked_norms(wide, "query", np.arange(first_query, first_query + len(queries)), metric)
-        self.left = wide
+        self.left: NDArray[np.float32] = wide
         if metric == "cosine":
-            self.left = wide / self.norms[:, None].astype(np.float32)
+            self.left = np.asarray(wide / self.norms[:, None].astype(np.float32), dtype=np.float32)
         elif metric == "l2":
             self.left = np.concatenate([wide, np.ones((len(wide), 1), dtype=np.float32)], axis=1)
         self.longest_row = 0.0

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import StoreError
-from harness.interfaces import Ids, Index, Metric, Ready, Vectors, VectorType
+from harness.interfaces import Ids, Index, Metric, Ready, Vectors, VectorType, part_of
+from stores.batches import Batches
 from stores.index import FLAT
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
 
@@ -35,7 +36,7 @@ class Exact:
     def __init__(self) -> None:
         self._dim = 0
         self._metric: Metric = "cosine"
-        self._batches: dict[int, Vectors] | None = None
+        self._batches: Batches | None = None
         self._rows: Vectors | None = None
         self._norms: Vectors = np.empty(0, np.float32)
 
@@ -66,8 +67,8 @@ class Exact:
 
     @property
     def filters(self) -> bool:
-        """No."""
-        return False
+        """Yes: rows that do not pass are not looked at."""
+        return True
 
     @property
     def largest_insert(self) -> int:
@@ -127,7 +128,7 @@ class Exact:
         refused = unsupported(self, index=index, metric=metric, dim=dim, k=(), vector_type=vector_type, filtered=filtered)
         if refused:
             raise StoreError("; ".join(refused))
-        self._dim, self._metric, self._batches, self._rows = dim, metric, {}, None
+        self._dim, self._metric, self._batches, self._rows = dim, metric, Batches(self.name), None
 
     def insert(self, vectors: Vectors, first_id: int) -> None:
         """Copy a batch.
@@ -140,7 +141,7 @@ class Exact:
         if self._batches is None:
             raise StoreError(f"store={self.name}: insert before create")
         check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=first_id)
-        self._batches[first_id] = vectors.copy()
+        self._batches.keep(vectors.copy(), first_id)
 
     def build(self) -> None:
         """Lay the batches one after the other, by id.
@@ -152,14 +153,9 @@ class Exact:
         """
         if self._batches is None:
             raise StoreError(f"store={self.name}: build before create")
-        expected = 0
-        for first_id, batch in sorted(self._batches.items()):
-            if first_id != expected:
-                raise StoreError(f"store={self.name}: ids must run from 0 without gaps or repeats; expected {expected}, got {first_id}")
-            expected += len(batch)
-        batches = [batch for _, batch in sorted(self._batches.items())]
-        rows = np.concatenate(batches) if batches else np.empty((0, self._dim), np.float32)
-        self._rows, self._norms, self._batches = rows, _norms(rows).astype(np.float32), {}
+        joined = self._batches.joined()
+        rows = np.empty((0, self._dim), np.float32) if joined is None else joined
+        self._rows, self._norms, self._batches = rows, _norms(rows).astype(np.float32), Batches(self.name)
 
     def wait_ready(self, *, rows: int, deadline_s: float) -> Ready:  # noqa: ARG002
         """Ready as soon as it is built.
@@ -183,6 +179,8 @@ class Exact:
         k : int
         params : mapping
             Exact search has none.
+        below : int, optional
+            Only rows whose part is smaller count; they are copied in each search.
 
         Returns
         -------
@@ -192,50 +190,53 @@ class Exact:
         if self._rows is None:
             raise StoreError(f"store={self.name}: search before the collection is built")
         check_shape(self.name, queries, dim=self._dim)
+        rows, norms, ids = self._rows, self._norms, None
+        if below is not None:
+            ids = np.flatnonzero(part_of(np.arange(len(rows), dtype=np.int64)) < below)
+            rows, norms = rows[ids], norms[ids]
         answer = np.full((len(queries), k), -1, dtype=np.int64)
-        found = min(k, len(self._rows))
+        found = min(k, len(rows))
         if found:
-            at_once = max(1, SCORES_BYTES // (4 * len(self._rows)))
+            at_once = max(1, SCORES_BYTES // (4 * len(rows)))
             for start in range(0, len(queries), at_once):
-                for row, near in enumerate(self._near(queries[start : start + at_once], found), start):
-                    answer[row, :found] = near[np.lexsort((near, self._distances(queries[row], near)))[:found]]
+                for row, near in enumerate(self._near(queries[start : start + at_once], found, rows, norms), start):
+                    first = near[np.lexsort((near, self._distances(queries[row], rows[near])))[:found]]
+                    answer[row, :found] = first if ids is None else ids[first]
         return answer
 
-    def _near(self, queries: Vectors, found: int) -> list[Ids]:
-        """Ids of all rows that may be among the `found` nearest of each query, by float32 scores.
+    def _near(self, queries: Vectors, found: int, rows: Vectors, norms: Vectors) -> list[Ids]:
+        """Numbers of all `rows` that may be among the `found` nearest of each query, by float32 scores.
 
         A dot product of d terms errs by at most γ(d)·‖q‖·‖x‖ with γ(d) = d·u / (1 − d·u) (Higham, Accuracy and
         Stability of Numerical Algorithms, 2nd ed., section 3.1); 8 more roundings cover what else is done here.
         """
-        assert self._rows is not None
-        lengths, largest = _norms(queries), float(self._norms.max())
-        if not _in_float32_range(self._norms) or not _in_float32_range(lengths):
-            return [np.arange(len(self._rows))] * len(queries)
-        scores = queries @ self._rows.T
+        lengths, largest = _norms(queries), float(norms.max())
+        if not _in_float32_range(norms) or not _in_float32_range(lengths):
+            return [np.arange(len(rows))] * len(queries)
+        scores = queries @ rows.T
         np.negative(scores, out=scores)
         steps = (self._dim + 8) * UNIT_ROUNDOFF
         errors = steps / (1.0 - steps) * lengths
         if self._metric == "cosine":
-            scores /= self._norms
+            scores /= norms
         elif self._metric == "ip":
             errors *= largest
         else:
             scores *= 2.0
-            scores += np.square(self._norms)
+            scores += np.square(norms)
             errors = 2.0 * errors * largest + 8.0 * UNIT_ROUNDOFF * largest * (largest + 2.0 * lengths)
         limits = np.partition(scores, found - 1, axis=1)[:, found - 1] + 2.0 * errors
         return [np.flatnonzero(row <= limit) for row, limit in zip(scores, limits, strict=True)]
 
-    def _distances(self, query: Vectors, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _distances(self, query: Vectors, rows: Vectors) -> NDArray[np.float64]:
         """Distances in float64 from one query to some rows; equal rows get equal distances, wherever they lie."""
-        assert self._rows is not None
-        rows, query64 = self._rows[ids].astype(np.float64), query.astype(np.float64)
+        wide, query64 = rows.astype(np.float64), query.astype(np.float64)
         if self._metric == "l2":
-            distances: NDArray[np.float64] = np.square(rows - query64).sum(axis=1)
+            distances: NDArray[np.float64] = np.square(wide - query64).sum(axis=1)
             return distances
-        products: NDArray[np.float64] = (rows * query64).sum(axis=1)
+        products: NDArray[np.float64] = (wide * query64).sum(axis=1)
         if self._metric == "cosine":
-            products /= _norms(self._rows[ids])
+            products /= _norms(rows)
         return -products
 
     def index_bytes(self) -> int | None:

@@ -33,7 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import StoreError
-from harness.interfaces import Ids, Index, Metric, Ready, Vectors, VectorType, part_of
+from harness.interfaces import Ids, Index, Metric, Ready, VectorType, part_of
+from stores.batches import Batches, unit
 from stores.index import HNSW
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
 
@@ -70,7 +71,7 @@ class Faiss:
         self._metric: Metric = "cosine"
         self._vector_type: VectorType = "fp32"
         self._index: Index | None = None
-        self._batches: dict[int, NDArray[Any]] = {}
+        self._batches = Batches(self.name)
         self._built: _Built | None = None
         self._prepared: dict[tuple[Any, ...], Any] = {}
         """FAISS's own objects of search parameters by what they say; made once each, because making one takes as long as a search."""
@@ -204,7 +205,7 @@ class Faiss:
         if self._index is None:
             raise StoreError(f"store={self.name}: insert before create")
         check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=first_id, vector_type=self._vector_type)
-        self._batches[first_id] = _unit(vectors) if self._metric == "cosine" and self._vector_type != "binary" else vectors.copy()
+        self._batches.keep(unit(vectors) if self._metric == "cosine" and self._vector_type != "binary" else vectors.copy(), first_id)
 
     def build(self) -> None:
         """Train the index where it learns from the rows, and add them all.
@@ -216,15 +217,7 @@ class Faiss:
         """
         if self._index is None:
             raise StoreError(f"store={self.name}: build before create")
-        expected = 0
-        for first_id, batch in sorted(self._batches.items()):
-            if first_id != expected:
-                raise StoreError(f"store={self.name}: ids must run from 0 without gaps or repeats; expected {expected}, got {first_id}")
-            expected += len(batch)
-        batches = [batch for _, batch in sorted(self._batches.items())]
-        self._batches = {}
-        rows = batches[0] if len(batches) == 1 else np.concatenate(batches) if batches else None
-        del batches
+        rows = self._batches.joined()
         try:
             built = self._binary(self._index) if self._vector_type == "binary" else self._float(self._index)
             if rows is not None:
@@ -281,7 +274,7 @@ class Faiss:
         if self._vector_type == "int8":
             queries = queries.astype(np.float32)
         elif self._by_l2_of_unit_rows():
-            queries = _unit(queries)
+            queries = unit(queries)
         try:
             ids: Ids = self._built.whole.search(queries, k, params=prepared)[1]
         except (RuntimeError, AssertionError) as error:
@@ -334,7 +327,7 @@ class Faiss:
 
     def drop(self) -> None:
         """Free the index."""
-        self._prepared, self._built, self._index, self._batches = {}, None, None, {}
+        self._prepared, self._built, self._index, self._batches = {}, None, None, Batches(self.name)
 
     def close(self) -> None:
         """Free the index."""
@@ -450,14 +443,6 @@ class Faiss:
     def _allowed(self, below: int) -> NDArray[np.bool_]:
         assert self._built is not None
         return np.asarray(part_of(np.arange(self._built.whole.ntotal, dtype=np.int64)) < below)
-
-
-def _unit(vectors: NDArray[Any]) -> Vectors:
-    """The rows at unit length; float64 norms, so that neither large nor small numbers are lost on the way. A zero row stays zero."""
-    wide = vectors.astype(np.float64)
-    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    wide /= np.where(lengths > 0, lengths, 1.0)[:, None]
-    return wide.astype(np.float32)
 
 
 def _quiet(clustering: Any) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from harness.errors import StoreError
 from harness.interfaces import Ids, Index, Metric, Ready, VectorType
+from stores.batches import Batches
 from stores.index import HNSW
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
 
@@ -37,7 +38,7 @@ class USearch:
         self._metric: Metric = "cosine"
         self._vector_type: VectorType = "fp32"
         self._index: Index | None = None
-        self._batches: dict[int, NDArray[Any]] = {}
+        self._batches = Batches(self.name)
         self._graph: Any = None
 
     @property
@@ -165,15 +166,15 @@ class USearch:
         if self._index is None:
             raise StoreError(f"store={self.name}: insert before create")
         check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=first_id, vector_type=self._vector_type)
-        self._batches[first_id] = vectors.copy()
+        self._batches.keep(vectors.copy(), first_id)
 
     def build(self) -> None:
-        """Link all rows, batch after batch; FLAT needs the rows only, and is linked as thinly as can be.
+        """Link all rows; FLAT needs the rows only, and is linked as thinly as can be.
 
         Raises
         ------
         harness.errors.StoreError
-            When there is no collection, or the library fails.
+            When there is no collection, ids repeat or leave gaps, or the library fails.
         """
         if self._index is None:
             raise StoreError(f"store={self.name}: build before create")
@@ -186,13 +187,12 @@ class USearch:
             connectivity=build["M"],
             expansion_add=build["ef_construction"],
         )
-        while self._batches:
-            first_id = min(self._batches)
-            batch = self._batches.pop(first_id)
+        rows = self._batches.joined()
+        if rows is not None:
             try:
-                graph.add(np.arange(first_id, first_id + len(batch), dtype=np.uint64), batch, threads=_threads())
+                graph.add(np.arange(len(rows), dtype=np.uint64), rows, threads=_threads())
             except (RuntimeError, ValueError) as error:
-                raise StoreError(f"store={self.name} could not add rows {first_id} to {first_id + len(batch) - 1}: {error}") from error
+                raise StoreError(f"store={self.name} could not add {len(rows)} rows: {error}") from error
         self._graph = graph
 
     def wait_ready(self, *, rows: int, deadline_s: float) -> Ready:  # noqa: ARG002
@@ -271,7 +271,7 @@ class USearch:
 
     def drop(self) -> None:
         """Free the graph."""
-        self._graph, self._index, self._batches = None, None, {}
+        self._graph, self._index, self._batches = None, None, Batches(self.name)
 
     def close(self) -> None:
         """Free the graph."""
