@@ -1,13 +1,21 @@
-"""``python -m harness list``: every option of every group, with the line its YAML begins with."""
+"""``python -m harness list``: every option of every group, with the line its YAML begins with, and what each store has of the indexes.
+
+*Verified* means that our tests run it against the real engine of that version; *declared*, that its settings and the translation of its
+requests are tested, and no more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from harness.build import build
+from harness.interfaces import Store, Verified
 from harness.settings import CONF, GROUPS
 
 DEVICES = {
@@ -30,6 +38,35 @@ def show_options(config_dirs: Sequence[str]) -> None:
             table.add_row(f"{group}={name}", line)
         console.print(table)
         console.print()
+    show_families(config_dirs)
+
+
+def show_families(config_dirs: Sequence[str]) -> None:
+    """Print for each store which index families it has, verified by engine version or declared."""
+    table = Table(title="what each store has of the indexes", title_justify="left", title_style="bold", box=None, padding=(0, 2))
+    for heading in ("store", "verified", "declared"):
+        table.add_column(heading, no_wrap=heading == "store", justify="left")
+    for option in described("store", config_dirs):
+        families, verified = families_of(option, config_dirs)
+        named = {family for found in verified.values() for family in found}
+        table.add_row(
+            option,
+            "; ".join(f"{version}: {', '.join(found)}" for version, found in verified.items()) or "–",
+            ", ".join(family for family in families if family not in named) or "–",
+        )
+    console = Console()
+    console.print(table)
+    console.print()
+
+
+def families_of(option: str, config_dirs: Sequence[str] = ()) -> tuple[tuple[str, ...], Mapping[str, tuple[str, ...]]]:
+    """Return the index families of a store as its YAML has it, and those among them that were verified, by engine version."""
+    path = next(
+        folder / "store" / f"{option}.yaml" for folder in [CONF, *map(Path, config_dirs)] if (folder / "store" / f"{option}.yaml").exists()
+    )
+    node: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+    store: Store = build(node, key="store")
+    return store.families, store.verified if isinstance(store, Verified) else {}
 
 
 def described(group: str, config_dirs: Sequence[str] = ()) -> dict[str, str]:

@@ -285,7 +285,7 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
             )
         elif dataset.modality == "vectors":
             try:
-                model = replace(model, dim=dataset.dim)  # type: ignore[type-var,attr-defined]
+                model = replace(model, dim=dataset.dim)
                 built["model"] = model
             except DataError as error:
                 raise SettingsError(str(error)) from error

@@ -15,12 +15,16 @@ from harness.report.rows import (
     CONCURRENCY,
     DEVICE,
     DTYPE,
+    FILTER,
     INDEX,
     MACHINE,
     METRIC,
     MODEL,
+    NQ,
+    RATE,
     SEARCH,
     STORE,
+    VECTORS,
     Part,
     Row,
     Section,
@@ -75,7 +79,7 @@ def _when(rows: Sequence[Row]) -> str:
 
 def findings(section: Section) -> list[str]:
     """Return what stands out in one dataset's results."""
-    return [*_throughput(section.embed), *_search(section.search)]
+    return [*_throughput(section.embed), *_search(section.search), *_attribution(section.search)]
 
 
 def _throughput(rows: Sequence[Row]) -> list[str]:
@@ -95,13 +99,14 @@ def _throughput(rows: Sequence[Row]) -> list[str]:
 def _search(rows: Sequence[Row]) -> list[str]:
     sentences = []
     groups = compared(rows)
-    context = [part for part in (MODEL, DTYPE, METRIC, CONCURRENCY) if part in varying(rows, (MODEL, DTYPE, METRIC, CONCURRENCY))]
+    settings = (MODEL, DTYPE, METRIC, FILTER, CONCURRENCY, RATE, NQ)
+    context = [part for part in settings if part in varying(rows, settings) and any(part.of(row) for row in rows)]
     for group in groups:
         if len(group) < 2:
             continue
         what = f"recall@{group[0]['k']}"
-        where = "".join(f", {part.prefix}{part.of(group[0])}" for part in context) + _on(rows, group[0]["machine"])
-        parts = [INDEX, SEARCH, *(part for part in (STORE, BUILD) if _needed(group, part))]
+        where = "".join(f", {part.prefix}{part.of(group[0])}" for part in context if part.of(group[0])) + _on(rows, group[0]["machine"])
+        parts = [INDEX, SEARCH, *(part for part in (STORE, BUILD, VECTORS) if _needed(group, part))]
         good = [row for row in group if row["recall"] >= GOOD_RECALL]
         if not good:
             best = max(group, key=lambda row: (float(row["recall"]), -float(row["search_latency_p50_s"])))
@@ -114,6 +119,28 @@ def _search(rows: Sequence[Row]) -> list[str]:
             f"{_figure(best, 'search_latency_p50_s')} at a recall of {_figure(best, 'recall')}"
         )
         sentences.append(words + _alike(best, good, "search_latency_p50_s", parts) + ".")
+    return sentences
+
+
+MOSTLY = 0.5
+"""The share of a latency from which what the index cannot change is told in a sentence."""
+
+
+def _attribution(rows: Sequence[Row]) -> list[str]:
+    """Tell of each store how much of its latencies no choice of index can change, where that is most of them."""
+    sentences = []
+    for store in dict.fromkeys(row["store"] for row in rows):
+        known = [
+            row for row in rows if row["store"] == store and row["concurrency"] == 1 and row["floor_p50_s"] and row["search_latency_p50_s"]
+        ]
+        if not known:
+            continue
+        slowest = max(known, key=lambda row: float(row["search_latency_p50_s"]))
+        floor, whole = float(slowest["floor_p50_s"]), float(slowest["search_latency_p50_s"])
+        if MOSTLY * whole <= floor <= whole:
+            part, most = number("floor_p50_s", floor), _figure(slowest, "search_latency_p50_s")
+            words = f"On {store}, {part} of the {most} of even the slowest operating point are not the index"
+            sentences.append(f"{words}: a search among as many rows in two dimensions takes as long.")
     return sentences
 
 

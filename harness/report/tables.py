@@ -31,11 +31,18 @@ EMBED_FIGURES = (
     "retries", "rate_limited", "truncated_share",
 )  # fmt: skip
 SEARCH_FIGURES = (
-    "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "qps", "ndcg_at_10",
+    "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "qps", "max_rate_at_p99_per_s",
+    "errors", "timeouts", "client_cpu", "send_lag_p99_s", "ndcg_at_10",
     "ndcg_at_10_exact", "ndcg_at_10_bm25", "label_recall_at_10", "label_recall_at_10_exact",
-    "round_trip_p50_s", "floor_p50_s", "insert_s", "build_s", "ready_s", "index_bytes", "first_query_s",
+    "round_trip_p50_s", "floor_p50_s", "distance_computations", "insert_s", "build_s", "ready_s", "store_flush_s", "store_build_s",
+    "store_compact_s", "store_load_s", "store_wait_s", "index_bytes", "server_rss_before_bytes", "server_rss_bytes", "first_query_s",
     "peak_rss_bytes",
 )  # fmt: skip
+OF_SOME = frozenset((
+    "max_rate_at_p99_per_s", "errors", "timeouts", "client_cpu", "send_lag_p99_s", "distance_computations", "store_flush_s",
+    "store_build_s", "store_compact_s", "store_load_s", "store_wait_s", "server_rss_before_bytes", "server_rss_bytes",
+))  # fmt: skip
+"""Figures that only some loads and stores have; where no row has one, its column would say nothing."""
 EMBED_BRIEF = ("pipeline_per_s", "throughput_per_s", "query_embed_p50_s", "peak_rss_bytes")
 SEARCH_BRIEF = ("recall", "search_latency_p50_s", "qps", "ndcg_at_10")
 """The few that fit a terminal of 80 columns."""
@@ -112,7 +119,9 @@ def _table(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], f
     told = varying(rows, parts)
     shown = [part for part in parts if part in told or part in always or (part is MODEL and any(is_random(row) for row in rows))]
     shown += [part for part in told if part not in parts]
-    kept = [name for name in figures if any(row[name] is not None or name in by_name(row["reasons"]) for row in rows)]
+    kept = [
+        name for name in figures if any(row[name] is not None or (name not in OF_SOME and name in by_name(row["reasons"])) for row in rows)
+    ]
     units = {str(row["unit"]) for row in rows if row["unit"] is not None}
     caveats = not merged and any(row["caveats"] for row in rows)
     if merged:

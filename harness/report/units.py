@@ -90,7 +90,7 @@ SHOWN: dict[str, Shown] = {
     "send_lag_p99_s": _ms("send lag p99", "Load", "99th percentile of how late a request left after it was due."),
     "round_trip_p50_s": _ms("round trip", "Attribution", "Median time of a search in a near-empty collection: the cost of asking."),
     "floor_p50_s": _ms("floor", "Attribution", "Median time with as many rows and the cheapest index: what no choice of index can remove."),
-    "distance_computations": Shown("distances", "a query", "Attribution", "Distances computed for an average query, where the engine counts them."),
+    "distance_computations": Shown("distances", "a query", "Attribution", "Distances computed for an average query, as the engine counts."),
     "insert_s": Shown("insert", "s", "Build", "Time to insert the whole corpus."),
     "build_s": Shown("build", "s", "Build", "Time to build the index."),
     "ready_s": Shown("ready", "s", "Build", "Time until the store itself says that it is ready."),

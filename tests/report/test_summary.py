@@ -73,7 +73,16 @@ def test_random_weights_are_never_the_best():
 
 
 def test_one_row_is_not_a_best():
-    assert said(examples.embed("minilm", "docstrings", 8, 900.0, "e03"), hnsw(point(64, 0.96, 0.012))) == ""
+    words = said(examples.embed("minilm", "docstrings", 8, 900.0, "e03"), hnsw(point(64, 0.96, 0.012)))
+    assert "highest" not in words
+    assert "lowest" not in words
+
+
+def test_what_of_a_latency_no_index_can_change_is_told_where_it_is_most_of_it():
+    words = said(hnsw(point(16, 0.90, 0.010), point(64, 0.96, 0.012)))
+    assert "On milvus_lite, 9.20 of the 12.0 ms [11.9, 12.1] of even the slowest operating point are not the index" in words
+    assert "not the index" not in said(hnsw(point(16, 0.90, 0.010), point(64, 0.96, 0.050)))
+    assert "not the index" not in said(hnsw(point(16, 0.90, 0.005))), "a floor above the latency says nothing"
 
 
 def test_machines_are_not_ranked_against_each_other():
