@@ -9,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import stores.exact
 from harness.errors import StoreError
+from harness.interfaces import part_of
 from stores.exact import Exact
 from stores.index import FLAT
 from stores.vectors import METRICS
@@ -128,3 +129,17 @@ def test_the_callers_array_may_change_after_insert():
     rows[:] = 0
     store.build()
     assert store.search(kept, 1, {})[:, 0].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("below", [1, 100, 1000])
+def test_behind_a_filter_the_answer_is_that_over_the_rows_which_pass(metric, below):
+    rows, queries = hard_rows(3_000, 12, 1), hard_rows(20, 12, 2)
+    passing = np.flatnonzero(part_of(np.arange(3_000)) < below)
+    expected = built(rows[passing], metric).search(queries, 7, {})
+    found = built(rows, metric).search(queries, 7, {}, below=below)
+    assert (found == np.where(expected < 0, -1, passing[expected])).all()
+
+
+def test_a_filter_that_lets_nothing_pass_finds_nothing():
+    assert (built(hard_rows(50, 4, 1), "l2").search(hard_rows(3, 4, 2), 5, {}, below=0) == -1).all()
