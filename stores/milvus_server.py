@@ -248,12 +248,14 @@ def unpacked(programs: Path, installed: str) -> Path:
         programs.mkdir(parents=True, exist_ok=True)
         with FileLock(programs / f"{target.name}.lock"):
             if not target.is_dir():
-                fresh = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=programs))
-                for packed in source.glob("*.lzma"):
-                    with lzma.open(packed) as inner, (fresh / packed.stem).open("wb") as outer:
-                        shutil.copyfileobj(inner, outer)
-                    (fresh / packed.stem).chmod(0o755)
-                fresh.rename(target)
+                with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=programs) as around:
+                    fresh = Path(around) / "bin"
+                    fresh.mkdir()
+                    for packed in source.glob("*.lzma"):
+                        with lzma.open(packed) as inner, (fresh / packed.stem).open("wb") as outer:
+                            shutil.copyfileobj(inner, outer)
+                        (fresh / packed.stem).chmod(0o755)
+                    fresh.rename(target)
     except OSError as error:
         raise StoreError(
             f"store=milvus_local: the server's programs cannot be unpacked into {programs} ({error.strerror}), which takes 230 MB;"

@@ -105,7 +105,7 @@ class Zilliz(Milvus):
 
     def version(self) -> str:
         """What the service says of itself."""
-        return f"zilliz {self._said_version()}"
+        return f"zilliz {self._opened().version}"
 
     def floor_index(self, *, rows: int, k: int) -> Index:  # noqa: ARG002
         """The only one, at its quickest."""

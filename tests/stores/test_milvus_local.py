@@ -66,7 +66,7 @@ def test_what_is_called_verified_is_what_the_contract_runs_on_this_version(local
     assert isinstance(local, Verified)
     (version,) = local.verified
     assert local.version() == f"milvus {version}"
-    assert local._client.get_server_version().startswith(f"v{version}")
+    assert local._connection._client.get_server_version().startswith(f"v{version}")
     run = {
         instantiate(OmegaConf.load(ROOT / f"conf/index/{param.values[0][1]}.yaml")).family
         for param in test_contract.supported()
@@ -141,7 +141,7 @@ def test_very_many_queries_are_asked_for_in_parts_and_answered_in_order(graph, m
 
 def test_index_parameters_that_the_server_holds_are_those_that_were_asked_for(graph):
     store, _ = graph
-    described = store._client.describe_index(store._collection, "vector")
+    described = store._connection._client.describe_index(store._collection, "vector")
     assert (described["index_type"], described["metric_type"], described["M"], described["efConstruction"]) == ("HNSW", "L2", "8", "60")
     store._index, asked = HNSW(M=9, ef_construction=60), store._index
     try:
@@ -254,7 +254,7 @@ if not child:
     os._exit(0)
 os.waitpid(child, 0)
 store.create("mine", dim=2, metric="l2", index=__import__("stores.index").index.FLAT())
-print(len(store._client.list_collections()), store._shared.server.exit_code, flush=True)
+print(len(store._connection._client.list_collections()), store._shared.server.exit_code, flush=True)
 store.close()
 print(store._shared, flush=True)
 """
