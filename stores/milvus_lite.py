@@ -26,7 +26,11 @@ both. ``faiss.omp_set_num_threads`` does not: it holds for the calling thread on
 gRPC's threads. Requests side by side compete for one interpreter lock, and must agree on ``ef`` or ``nprobe``:
 the engine sets it on the index that they share.
 
-**Limits.** None was met on dimension (40,000 worked) or k (40,000 worked; a Milvus server refuses more than
+**Filters.** The expression is evaluated over all rows. FAISS walks HNSW's graph as if there were no filter and drops what does not
+pass, so that a strict one leaves few rows: of 3,000, at ef 200, recall was 0.99 where 50 % pass, 0.98 at 10 %, 0.85 at 1 % and 0.16 at
+0.1 %. FLAT and IVF find all that they would find without it.
+
+**Limits.** It stores float32 only. None was met on dimension (40,000 worked) or k (40,000 worked; a Milvus server refuses more than
 16,384); a request may not exceed 256 MiB.
 """
 
@@ -44,12 +48,12 @@ from typing import Any
 import numpy as np
 
 from harness.errors import StoreError
-from harness.interfaces import Ids, Index, Metric, Ready, Vectors, VectorType
+from harness.interfaces import Ids, Index, Metric, Ready, Vectors, VectorType, part_of
 from stores.index import HNSW
 from stores.milvus_params import METRIC_TYPES, milvus_params
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
 
-VECTOR = "vector"
+VECTOR, PART = "vector", "part"
 CONSISTENCY = "Strong"
 """Lite keeps one copy and answers alike at every level; this is the level that it really has."""
 
@@ -74,6 +78,7 @@ class MilvusLite:
         self._dim = 0
         self._metric: Metric = "cosine"
         self._index: Index | None = None
+        self._filtered = False
         self._queries_at_once = 0
         """Most queries for one request; 0 until the collection is proven to be ready."""
 
@@ -104,8 +109,8 @@ class MilvusLite:
 
     @property
     def filters(self) -> bool:
-        """No."""
-        return False
+        """Yes, by an expression on a scalar field."""
+        return True
 
     @property
     def largest_insert(self) -> int:
@@ -199,10 +204,13 @@ class MilvusLite:
 
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", DataType.INT64, is_primary=True)
+        if filtered:
+            schema.add_field(PART, DataType.INT64)
         schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=dim)
         with self._translated(f"create collection {collection}"):
             self._opened().create_collection(collection, schema=schema, consistency_level=CONSISTENCY)
         self._collection, self._dim, self._metric, self._index, self._queries_at_once = collection, dim, metric, index, 0
+        self._filtered = filtered
 
     def insert(self, vectors: Vectors, first_id: int) -> None:
         """Add rows as dicts that hold NumPy rows, the fastest way that pymilvus offers.
@@ -218,8 +226,12 @@ class MilvusLite:
         client = self._created()
         check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=first_id)
         self._queries_at_once = 0
+        rows: list[dict[str, Any]] = [{"id": i, VECTOR: row} for i, row in enumerate(vectors, int(first_id))]
+        if self._filtered:
+            for row, part in zip(rows, part_of(np.arange(first_id, first_id + len(rows), dtype=np.int64)).tolist(), strict=True):
+                row[PART] = part
         with self._translated(f"insert {len(vectors)} rows"):
-            client.insert(self._collection, [{"id": i, VECTOR: row} for i, row in enumerate(vectors, int(first_id))], retry_times=0)
+            client.insert(self._collection, rows, retry_times=0)
 
     def build(self) -> None:
         """Flush, let merges finish, and build the index of each segment, which is done when this returns.
@@ -303,7 +315,7 @@ class MilvusLite:
                 found.append(f"a segment of {segment.num_rows} rows has no {self._index.family} yet")
         return found
 
-    def search(self, queries: Vectors, k: int, params: Mapping[str, int | float], *, below: int | None = None) -> Ids:  # noqa: ARG002
+    def search(self, queries: Vectors, k: int, params: Mapping[str, int | float], *, below: int | None = None) -> Ids:
         """Ids of the nearest rows, in one request, without retries.
 
         FLAT with L2 asks in several requests when the engine would otherwise need more than 256 MiB. Taking the
@@ -315,6 +327,8 @@ class MilvusLite:
         k : int
         params : mapping
             ``ef`` or ``nprobe``.
+        below : int, optional
+            Only rows whose part is smaller.
 
         Returns
         -------
@@ -329,6 +343,8 @@ class MilvusLite:
         if not self._queries_at_once:
             raise StoreError(f"store={self.name}: search before wait_ready has found the collection ready")
         check_shape(self.name, queries, dim=self._dim)
+        if below is not None and not self._filtered:
+            raise StoreError(f"store={self.name}: {self._collection} was created without the field that filters")
         answer = np.full((len(queries), k), -1, dtype=np.int64)
         for start in range(0, len(queries), self._queries_at_once):
             try:
@@ -337,6 +353,7 @@ class MilvusLite:
                     data=list(queries[start : start + self._queries_at_once]),
                     anns_field=VECTOR,
                     limit=k,
+                    filter="" if below is None else f"{PART} < {below}",
                     search_params={"params": milvus_params(params)},
                     consistency_level=CONSISTENCY,
                     retry_times=0,

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from harness.errors import StoreError
+from harness.interfaces import part_of
 from stores.index import FLAT, HNSW, HNSW_SQ, IVF_FLAT, IVF_SQ8
 from stores.milvus_lite import MilvusLite
 from tests.stores.oracle import ROOT, hard_rows, recall
@@ -290,3 +291,25 @@ store.close(); print(json.dumps(found))
         assert max(sizes) >= 3_000, "nothing was merged"
         assert sum(sizes) == 4_000
         assert share > 0.95 if family == "HNSW" else share == 1.0
+
+
+@pytest.mark.parametrize("below", [1, 10, 100, 500])
+def test_a_filter_finds_what_brute_force_finds_among_the_rows_that_pass(store, below):
+    allowed = np.flatnonzero(part_of(np.arange(len(ROWS))) < below)
+    nearest = np.argsort(np.square(QUERIES[:, None] - ROWS[allowed]).sum(axis=2), axis=1)[:, :10]
+    for index, params in ((FLAT(), {}), (IVF_FLAT(nlist=8, nprobe=(8,)), {"nprobe": 8})):
+        store.create("filtered", dim=ROWS.shape[1], metric="l2", index=index, filtered=True)
+        store.insert(ROWS, 0)
+        store.build()
+        store.wait_ready(rows=len(ROWS), deadline_s=60)
+        found = store.search(QUERIES, 10, params, below=below)
+        assert (found[:, : nearest.shape[1]] == allowed[nearest]).all()
+        assert (found[:, nearest.shape[1] :] == -1).all()
+        assert (store.search(QUERIES, 10, params) == store.search(QUERIES, 10, params, below=1000)).all()
+        store.drop()
+
+
+def test_a_filter_needs_a_collection_with_the_field(store):
+    filled(store, FLAT())
+    with pytest.raises(StoreError, match="without the field"):
+        store.search(QUERIES[:1], 1, {}, below=5)
