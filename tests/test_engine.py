@@ -1,14 +1,20 @@
 """The engine: which processes it starts and keeps, what it does once, what it holds while it measures."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
 from filelock import FileLock
+from rich.console import Console
 
+from harness import engine
+from harness.plan import make_plan
+from harness.progress import Progress
 from tests.conftest import PLUGINS, QUICK, own_environment
 
 WATCHED = ["model=watched", *QUICK[1:]]
@@ -70,16 +76,18 @@ def test_a_server_that_died_is_replaced_for_the_next_cell(harness, tmp_path):
         assert by_trouble["", kind]["status"] == "ok"
 
 
-def test_more_processes_than_servers_are_kept_each_have_a_server_of_their_own_all_the_same(harness, tmp_path):
+def test_more_processes_than_servers_are_kept_each_have_a_server_of_their_own_all_the_same(tmp_path, shared_cache, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(shared_cache))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(engine, "_KEPT", 1)
     log = tmp_path / "log"
-    done = harness(*WATCHED, "processes=10", f"model.log={log}", "index=flat")
-    assert done.returncode == 0, done.stderr
-    replicates = loads(log)[1:11]  # the first is the memory pass
-    assert len({parent for *_, parent in replicates}) == 10
-    record = next(
-        record for path in tmp_path.glob("results/default/records/*.json") if (record := json.loads(path.read_text()))["kind"] == "embed"
-    )
-    assert record["metrics"]["throughput_per_s"]["n"] == 10
+    asked = [*WATCHED, "processes=3", f"model.log={log}", f"results={tmp_path}"]
+    plan = make_plan(asked, multirun=False, config_dirs=[str(PLUGINS)])
+    with engine.Engine(plan, Progress(0.0, Console(file=io.StringIO()))) as running:
+        running._measure(plan.jobs[0].embed)
+        assert [replicate.alive for group in running._replicates.values() for replicate in group] == [True]
+    assert len({parent for *_, parent in loads(log)}) == 1 + 3  # the memory pass, then each replicate
+    assert running.records[plan.jobs[0].embed.key].metrics["throughput_per_s"].n == 3
 
 
 def test_vectors_that_could_not_be_made_are_not_tried_again_for_each_index(harness, tmp_path):
