@@ -114,6 +114,19 @@ def case(request, tmp_path_factory):
     store.close()
 
 
+ENGINES = {"exact": "numpy", "faiss": "faiss-cpu", "milvus_lite": "milvus-lite", "usearch": "usearch"}
+"""The packages whose versions engines inside this process are verified by."""
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_is_called_verified_runs_here_on_the_version_that_this_project_is_tested_with(name):
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    run = {from_yaml("index", case.values[0][1]).family for case in supported() if case.values[0][0] == name}
+    ((version, families),) = from_yaml("store", name).verified.items()
+    assert version == pins[ENGINES[name]].partition("+")[0]
+    assert run == set(families)
+
+
 @pytest.mark.parametrize("name", STORES)
 def test_a_store_says_what_it_is(name):
     path = ROOT / f"conf/store/{name}.yaml"
