@@ -1,0 +1,61 @@
+"""What measuring FAISS through the harness costs: the rate of a search cell's loop by that of a bare loop over the library.
+
+Without ``--benchmark-enable`` both run twice and are checked to do the same work.
+"""
+
+import time
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from harness.load import Asked
+from harness.search_cell import _block, _Point
+from stores.faiss import Faiss
+from stores.index import HNSW
+from tests.benchmarks.pairs import alternated, ratio
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.mark.parametrize("ef", [16, 64])
+def test_hnsw_search_rate_is_at_least_097_of_a_bare_loop(benchmark, publish, ef):
+    """10,000 rows of 384 dimensions; the bare loop has the library's own search parameters ready, as the store has."""
+    rng = np.random.default_rng(0)
+    corpus, queries = rng.standard_normal((10_000, 384), dtype=np.float32), rng.standard_normal((40, 384), dtype=np.float32)
+    store = Faiss()
+    store.open(Path())
+    store.create("", dim=384, metric="l2", index=HNSW(M=16, ef_construction=40, ef=[ef]))
+    store.insert(corpus, 0)
+    store.build()
+    graph, parameters = store._built.whole, faiss.SearchParametersHNSW(efSearch=ef)
+    requests, rounds = [np.asarray([i]) for i in range(40)], 5 if benchmark.enabled else 1
+
+    def through_the_harness():
+        point = _Point("point", Asked(10, {"ef": ef}))
+        for _ in range(2 * rounds):
+            _block(point, store, queries, requests)
+        answers.update(point.answers)
+        return point.timed.wall_s
+
+    def bare():
+        began = time.perf_counter()
+        for i in list(range(40)) * rounds:
+            graph.search(queries[i : i + 1], 10, params=parameters)
+        return time.perf_counter() - began
+
+    answers = {}
+    alternated(through_the_harness, bare, pairs=2)
+    assert all(np.array_equal(answers[i], graph.search(queries[i : i + 1], 10, params=parameters)[1][0]) for i in range(40))
+    found = ratio(alternated(through_the_harness, bare, pairs=200 if benchmark.enabled else 2))
+    benchmark.pedantic(through_the_harness, rounds=3)
+    publish(**{f"faiss_hnsw_ef_{ef}_rate_harness_by_bare": found})
+    if benchmark.enabled:
+        assert found.pairs >= 20
+        assert found.lo >= 0.97
