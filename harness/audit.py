@@ -7,13 +7,16 @@ library or model. A failed audit ends the cell as ``invalid``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from harness.errors import AuditError
-from harness.interfaces import Caveat, Dtype, Item, Model, ModelInfo, Role, Vectors
+from harness.interfaces import Caveat, Dtype, Item, Modality, Model, ModelInfo, Role, Vectors
+
+AUDITED: Mapping[Modality, int] = {"text": 8, "image": 8, "audio": 4, "video": 2}
+"""Items that are embedded one by one as well as together, by what they are: a film can take a gigabyte in the network."""
 
 ALONE_TOLERANCE: dict[Dtype, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1}
 """Largest ‖in a batch − alone‖ / ‖alone‖. Other batch shapes take other kernels, which add in another order, and deep

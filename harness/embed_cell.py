@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from harness import energy, flops, peaks, threads
-from harness.audit import audit
+from harness.audit import AUDITED, audit
 from harness.build import build
 from harness.data import Batches, open_data
 from harness.datasets.decode import decode
@@ -46,8 +46,6 @@ BATCHES = (11, 1)
 """Batches timed one by one: enough for a median (11, see `harness.statistics`), or, where that takes too long, a single pass."""
 REQUESTS = (130, 64, 11)
 """Single queries where ``min_requests`` take too long: enough for a p95, a p90 or a median."""
-_AUDITED = 8
-"""Items that the audit embeds one by one as well as together."""
 _READY_BYTES = 1 << 30
 """Batches kept ready on the device for the forward passes take at most so much of its memory, a gibibyte; two are kept in any case."""
 
@@ -109,7 +107,8 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         compile_s = first_s - seconds_of(every_shape)[0]
     report("audit", 0.0)
     distinct = list(dict.fromkeys(item for batch in stored for item in batch))
-    audited = distinct[:: max(1, len(distinct) // _AUDITED)][:_AUDITED]  # long and short ones: padding shows between them
+    several = AUDITED[data.modality]
+    audited = distinct[:: max(1, len(distinct) // several)][:several]  # long and short ones: padding shows between them
     caveats = audit(model, info, [decode(data.modality, item) for item in audited], asked=spec["dtype"])
     counted = _counted(model, shapes) if spec["replicate"] == 0 else None  # the same in every process
     warm_s, _ = seconds_of(every_shape, clock=clock)

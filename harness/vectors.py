@@ -16,29 +16,29 @@ from typing import Any
 
 import numpy as np
 
-from harness.audit import audit
+from harness.audit import AUDITED, audit
 from harness.data import Batches, open_data
 from harness.datasets.decode import decode
 from harness.embed_cell import load
 from harness.errors import AuditError
 from harness.groundtruth import exact_neighbours
 from harness.inputs import bytes_of
-from harness.interfaces import Data, Ids, Metric, Model, Prepared, Role, Vectors
+from harness.interfaces import Data, Ids, Metric, Modality, Model, Prepared, Role, Vectors
 from harness.metrics.recall import recall_at_k
 from harness.metrics.similarity import Neighbours, scores_of
 from harness.pipeline import crew, prepared_ahead
 from harness.replicate import Report
 
-CANONICAL_BATCH = 32
-"""Batch size of the canonical pass; large enough to be quick anywhere, small enough for any memory."""
+CANONICAL_BATCH: Mapping[Modality, int] = {"text": 32, "image": 32, "audio": 8, "video": 1}
+"""Batch size of the canonical pass; large enough to be quick anywhere, small enough for any memory: a film can take a gigabyte."""
 
 
 def make_vectors(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     """Embed corpus and queries of a dataset into ``corpus.npy``, ``queries.npy`` and ``vectors.json`` in `folder`."""
     data = open_data(Path(spec["data"]))
     model, info = load(spec)
-    items = [decode(data.modality, item) for item in data.corpus[:8]]
-    asked = [decode(data.query_modality, item) for item in data.queries[:8]]
+    items = [decode(data.modality, item) for item in data.corpus[: AUDITED[data.modality]]]
+    asked = [decode(data.query_modality, item) for item in data.queries[: AUDITED[data.query_modality]]]
     caveats = audit(model, info, items, asked=spec["dtype"])
     if len(asked) > 1:
         caveats += [caveat for caveat in audit(model, info, asked, asked=spec["dtype"], role="query") if caveat not in caveats]
@@ -69,7 +69,7 @@ def _write(model: Model, data: Data, role: Role, device: str, path: Path, progre
     rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(items), model.dim))
     first, row_bytes = rows.offset, rows.strides[0]
     del rows  # that made the file
-    batches = Batches.of(replace(data, corpus=items, modality=modality), range(len(items)), CANONICAL_BATCH)
+    batches = Batches.of(replace(data, corpus=items, modality=modality), range(len(items)), CANONICAL_BATCH[modality])
 
     def prepare(numbers: list[int]) -> Prepared:
         return model.prepare([decode(modality, items[i]) for i in numbers], role=role)
