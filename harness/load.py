@@ -9,7 +9,8 @@ this process are its threads. Client processes are forked before anything is ope
 agreed time of the clock that all processes of a machine share. Raw samples are kept and merged; percentiles are computed from
 all of them, never from percentiles.
 
-An error is counted, by its text, and has no latency. A client gives up after `_MOST_ERRORS` errors in a row.
+An error is counted, by its text, and has no latency. A client gives up after `_MOST_ERRORS` errors in a row; what an open loop then does
+not send any more counts as errors too.
 """
 
 from __future__ import annotations
@@ -65,12 +66,22 @@ class Traffic:
     """From when a request was due until it was sent."""
     answers: dict[int, Ids] = field(default_factory=dict)
     """First answer by query."""
+    failed: set[int] = field(default_factory=set)
+    """Queries of requests that ended in an error."""
     errors: Counter[str] = field(default_factory=Counter)
     timeouts: int = 0
     wall_s: float = 0.0
     """From the start of each run to its last answer, together."""
-    cpu_share: float = 0.0
-    """The busiest client process's share of one core in any run; 0 where clients are threads beside the engine."""
+    busy_s: Counter[int] = field(default_factory=Counter)
+    """Processor time by client process; empty where clients are threads beside the engine."""
+    slip: float = 0.0
+    """Open loop: how far its answers fell behind its schedule by the end, beyond the shortest latency, as a share of its length. Next to
+    nothing where the store keeps up, whatever the random number of requests a second came to; where it does not, the queue's growth."""
+
+    @property
+    def cpu_share(self) -> float:
+        """The busiest client process's share of one core; 0 where clients are threads beside the engine."""
+        return max(self.busy_s.values(), default=0.0) / self.wall_s if self.wall_s else 0.0
 
     @property
     def count(self) -> int:
@@ -114,10 +125,12 @@ class _Seen:
     done: NDArray[np.int64]
     answered: NDArray[np.bool_]
     answers: dict[int, Ids]
+    failed: set[int]
     errors: Counter[str]
     timeouts: int
+    unsent: int
+    """Requests of an open loop that were due after the client had given up."""
     cpu_s: float
-    sent_count: int
 
 
 def arrivals(rate_per_s: float, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -131,13 +144,14 @@ def _drive(share: _Share, search: Search, queries: NDArray[Any], requests: Seque
     numbers = itertools.count()  # next() of it is one step for the interpreter, so no two threads get the same
     rows: list[tuple[int, int, int, int, bool]] = []
     answers: dict[int, Ids] = {}
-    errors: Counter[str] = Counter()
-    timeouts = [0]
+    troubles: list[tuple[StoreError, NDArray[np.int64]]] = []  # appending is one step, too; counting would be several
     due = share.due_ns
     gone = threading.Event()
 
     def client() -> None:
         in_a_row = 0
+        if (wait := share.start_ns - clock()) > 0:
+            time.sleep(wait / 1e9)
         while not gone.is_set():
             mine = next(numbers)
             if due is not None:
@@ -155,8 +169,7 @@ def _drive(share: _Share, search: Search, queries: NDArray[Any], requests: Seque
                 ids = search(vectors, asked.k, asked.params, asked.below)
             except StoreError as error:
                 rows.append((mine, when if due is not None else sent, sent, clock(), False))
-                errors[str(error)] += 1
-                timeouts[0] += isinstance(error, StoreTimeoutError)
+                troubles.append((error, request))
                 in_a_row += 1
                 if in_a_row >= _MOST_ERRORS:
                     gone.set()
@@ -177,8 +190,6 @@ def _drive(share: _Share, search: Search, queries: NDArray[Any], requests: Seque
             gone.set()
 
     threads = [threading.Thread(target=guarded, daemon=True) for _ in range(share.clients)]
-    if (wait := share.start_ns - clock()) > 0:
-        time.sleep(wait / 1e9)
     cpu = time.process_time()
     for thread in threads:
         thread.start()
@@ -194,10 +205,11 @@ def _drive(share: _Share, search: Search, queries: NDArray[Any], requests: Seque
         done=table[:, 3] - share.start_ns,
         answered=table[:, 4].astype(bool),
         answers=answers,
-        errors=errors,
-        timeouts=timeouts[0],
+        failed={number for _, request in troubles for number in request.tolist()},
+        errors=Counter(str(error) for error, _ in troubles),
+        timeouts=sum(isinstance(error, StoreTimeoutError) for error, _ in troubles),
+        unsent=0 if due is None else len(due) - len(rows),
         cpu_s=cpu_s,
-        sent_count=len(table),
     )
 
 
@@ -275,22 +287,29 @@ class Clients:
         return [_receive(pipe) for _, pipe in used]
 
     def _add(self, seen: Sequence[_Seen], into: Traffic, *, counted_from: str) -> None:
-        self._sent += sum(one.sent_count for one in seen)
+        self._sent += sum(len(one.sent) for one in seen)
         wall_ns = max((int(one.done.max()) for one in seen if len(one.done)), default=0)
         into.wall_s += wall_ns / 1e9
-        for one in seen:
+        errors: Counter[str] = Counter()
+        for process, one in enumerate(seen):
             begin = one.due if counted_from == "due" else one.sent
             into.latency_s.append((one.done - begin)[one.answered] / 1e9)
             into.lag_s.append((one.sent - one.due) / 1e9)
-            into.errors.update(one.errors)
+            errors.update(one.errors)
+            into.failed |= one.failed
             into.timeouts += one.timeouts
             for number, ids in one.answers.items():
                 into.answers.setdefault(number, ids)
-            if self._children and wall_ns:
-                into.cpu_share = max(into.cpu_share, one.cpu_s / (wall_ns / 1e9))
-        if into.errors and not into.count:
-            text, times = into.errors.most_common(1)[0]
+            if self._children:
+                into.busy_s[process] += one.cpu_s  # type: ignore[assignment]
+        if errors and not any(one.answered.any() for one in seen):
+            text, times = errors.most_common(1)[0]
             raise StoreError(f"no request was answered; {times} failed with: {text}")
+        into.errors.update(errors)
+        if unsent := sum(one.unsent for one in seen):
+            into.errors[f"not sent, after {_MOST_ERRORS} errors in a row"] += unsent
+        if counted_from == "due":
+            into.slip = _slip(np.concatenate([one.due for one in seen]), np.concatenate([one.done for one in seen]))
 
     def __enter__(self) -> Clients:
         return self
@@ -302,6 +321,13 @@ class Clients:
             if child.is_alive():
                 child.kill()
                 child.join()
+
+
+def _slip(due: NDArray[np.int64], done: NDArray[np.int64]) -> float:
+    """Return what `Traffic.slip` says of when requests were due and answered; without the last hundredth, which a single pause may hold."""
+    length = float(np.quantile(due, 0.99))
+    behind = float(np.quantile(done, 0.99)) - length - float((done - due).min())
+    return max(0.0, behind / length)
 
 
 def _part(whole: int, i: int, parts: int) -> int:

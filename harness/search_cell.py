@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ _BLOCK = 20
 """Requests a block: short enough that drift hits all operating points alike, long enough that switching does not count."""
 _STRETCH_S = 0.25
 """A stretch of closed load by several clients: as a block, but clients begin and end within milliseconds of each other."""
+_STRETCH_LATENCIES = 40
+"""A stretch is so many latencies long at least, once they are known: at its end clients wait for each other, half a latency or more."""
 _WARM_UP = 32
 """Requests before the first measured one of each operating point."""
 _COLLECTION = "harness_bench"
@@ -87,7 +90,12 @@ class _Point:
         return self.timed.array() if self.serial else self.traffic.latencies
 
     def asked_already(self, number: int) -> bool:
-        return number in (self.answers if self.serial else self.traffic.answers)
+        return number in self.traffic.answers or number in self.traffic.failed
+
+    @property
+    def stretch_s(self) -> float:
+        """How long the next stretch has to be, so that the requests under way at its end, which count in part only, are few."""
+        return _STRETCH_LATENCIES * float(self.latencies.mean()) if self.count else 0.0
 
     def about(self) -> dict[str, Any]:
         """Return what the record says of this point besides its samples."""
@@ -104,6 +112,7 @@ class _Point:
             "errors": dict(traffic.errors),
             "timeouts": traffic.timeouts,
             "client_cpu": traffic.cpu_share or None,
+            "slip": traffic.slip,
             "send_lag_p99_s": float(np.quantile(traffic.lags, 0.99)) if self.clients is None and len(traffic.lags) else None,
             "highest_rate_per_s": self.highest_rate_per_s,
             "distance_computations": self.distances,
@@ -123,20 +132,19 @@ class _Loaded:
 def _load(
     store: Store,
     folder: Path,
-    vectors: Vectors,
+    vectors: NDArray[Any],
     index: Index,
     spec: Mapping[str, Any],
     report: Callable[[float], None],
     quantiser: Quantiser,
     filtered: bool,
+    dim: int,
 ) -> _Loaded:
     """Open a store and bring it to where it can be searched, timing each part; quantising is not part of any."""
     folder.mkdir()
     store.open(folder)
-    store.create(
-        _COLLECTION, dim=vectors.shape[1], metric=spec["metric"], index=index, vector_type=quantiser.vector_type, filtered=filtered
-    )
-    step = max(1, int(store.largest_insert * min(1.0, 1024 / vectors.shape[1])))  # the limit is stated for 4-kB vectors
+    store.create(_COLLECTION, dim=dim, metric=spec["metric"], index=index, vector_type=quantiser.vector_type, filtered=filtered)
+    step = max(1, int(store.largest_insert * min(1.0, 1024 / dim)))  # the limit is stated for 4-kB vectors
     insert_s = 0.0
     for first in range(0, len(vectors), step):
         part = quantiser(vectors[first : first + step])
@@ -207,7 +215,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         def told(share: float) -> None:
             report(f"insert {name}", share, len(vectors))
 
-        return store, _load(store, folder / name, vectors, index, spec, told, quantiser, filtered)
+        return store, _load(store, folder / name, vectors, index, spec, told, quantiser, filtered, vectors.shape[1])
 
     def build_floor(rows: int, k: int) -> Index:
         return measured_store.floor_index(rows=rows, k=k)
@@ -249,8 +257,8 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         held_out = quantiser(corpus[rng.integers(len(corpus), size=_WARM_UP)])
         at = {
             "point": (main, stored_queries, held_out, requests),
-            "floor": (floor, small_queries, small_queries, [np.asarray([i]) for i in range(len(small_queries))]),
-            "round_trip": (tiny, queries, np.ascontiguousarray(corpus[: len(held_out)]), [np.asarray([i]) for i in range(len(queries))]),
+            "floor": (floor, small_queries, small_queries, _requests(len(small_queries), spec["nq"], shuffle)),
+            "round_trip": (tiny, queries, np.ascontiguousarray(corpus[: len(held_out)]), _requests(len(queries), spec["nq"], shuffle)),
         }
         for one in (*points, *beside):
             store, _, warm, _ = at[one.name]
@@ -260,8 +268,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         until = Until(min_s=spec["share_s"], min_count=max(spec["min_requests"], len(requests)))
 
         def done(one: _Point) -> bool:
-            covered = one.serial or all(map(one.asked_already, range(len(asked))))
-            return until.met(one.wall_s, one.count) and covered
+            return until.met(one.wall_s, one.count) and (one.serial or all(map(one.asked_already, range(len(asked)))))
 
         closed = [*beside, *(one for one in points if one.clients is not None)]
         opens = [one for one in points if one.clients is None]
@@ -278,7 +285,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
                     _block(one, store, vectors, numbered)
                 else:
                     assert one.clients is not None
-                    clients.closed(one.asked, one.clients, max(_STRETCH_S, spec["share_s"] / 8), one.traffic)
+                    clients.closed(one.asked, one.clients, max(_STRETCH_S, spec["share_s"] / 8, one.stretch_s), one.traffic)
                 progress()
         shuffle.shuffle(opens)
         for one in opens:
@@ -471,17 +478,21 @@ def measure_memory(spec: Mapping[str, Any], folder: Path, report: Report) -> Non
     """Load and search the collection once more in a process of its own, and write down the peak."""
     report("memory", 0.0)
     source = Path(spec["vectors"])
-    corpus: Vectors = np.load(source / "corpus.npy", mmap_mode="r")
-    queries: Vectors = np.load(source / "queries.npy", mmap_mode="r")
     store: Store = build(spec["store"], key="store")
     index: Index = build(spec["index"], key="index")
     if not store.in_process:
         (folder / "result.json").write_text(json.dumps({"peak_rss_bytes": None}))
         return
+    corpus: Vectors = np.load(source / "corpus.npy", mmap_mode="r")
+    queries: Vectors = np.load(source / "queries.npy", mmap_mode="r")
     quantiser = Quantiser.of(corpus, spec["vector_type"])
+    rows, asked = quantiser.apart([corpus, queries], folder)
+    filtered = any(share is not None for share in spec["filter"])
     with _released([store]):
-        _load(store, folder / "index", corpus, index, spec, lambda share: report("memory", share), quantiser, filtered=False)
-        for params in index.search_params():
-            for query in queries[:_WARM_UP]:
-                store.search(quantiser(query[None]), max(spec["k"]), params)
+        _load(store, folder / "index", rows, index, spec, lambda share: report("memory", share), quantiser, filtered, corpus.shape[1])
+        requests = _requests(len(queries), spec["nq"], random.Random(0))[:_WARM_UP]
+        for share, params in product(spec["filter"], index.search_params()):
+            one = Asked(max(spec["k"]), params, parts_of(share))
+            for request in requests:
+                store.search(quantiser(asked[request]), one.k, one.params, **_below(one))
     (folder / "result.json").write_text(json.dumps({"peak_rss_bytes": peak_rss_bytes()}))

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.baseline import bm25
-from harness.errors import StoreError
-from harness.interfaces import PARTS, Data, Ids, part_of
+from harness.interfaces import Data, Ids
 from harness.metrics import labels as label_metrics
 from harness.metrics.recall import recall_at_k, strict_recall_at_k
 from harness.metrics.similarity import Neighbours
 from harness.records import Better, Measured, Point
-from harness.statistics import mean_over_queries, over_processes
+from harness.statistics import mean_over_queries, over_processes, samples_for_percentile
 from harness.summary import Outcome, Summary, measured, percentile, single
 
 LABEL_DEPTH = 10
@@ -55,7 +55,7 @@ def of_search(
     asked = np.asarray(outcomes[0].result["asked"])
     queries = np.load(vectors / "queries.npy")[asked]
     qrels = None if data.qrels is None else {new: data.qrels[old] for new, old in enumerate(asked.tolist()) if old in data.qrels}
-    nearest = {share: Neighbours(found.ids[asked], found.scores[asked], found.metric, found.rows) for share, found in truth.items()}
+    nearest = {share: replace(found, ids=found.ids[asked], scores=found.scores[asked]) for share, found in truth.items()}
 
     def build(name: str, unit: str, better: Better = "lower") -> Measured:
         return measured(over_processes([outcome.result[name] for outcome in outcomes], unit="build"), unit, better)
@@ -87,7 +87,7 @@ def of_search(
     caveats = _search_caveats(outcomes)
     for number, point in enumerate(outcomes[0].result["points"]):
         k, share = point["k"], point["selectivity"]
-        answers = [_passed(outcome.samples[f"ids_{number}"], share) for outcome in outcomes]
+        answers = [outcome.samples[f"ids_{number}"] for outcome in outcomes]
         recall = np.mean([recall_at_k(ids, nearest[share], k=k, queries=queries, corpus=corpus) for ids in answers], axis=0)
         strict = np.mean([strict_recall_at_k(ids, nearest[share], k=k) for ids in answers], axis=0)
         latencies = [outcome.samples[f"latency_s_{number}"] for outcome in outcomes]
@@ -104,6 +104,11 @@ def of_search(
             **_load_figures(same),
             **_quality(answers[0] if k >= LABEL_DEPTH else None, qrels, random_weights, others=answers[1:], filtered=share is not None),
         }
+        if point["concurrency"] is None and point["rate_per_s"] is None and not all(one["highest_rate_per_s"] for one in same):
+            figures |= {
+                name: Measured(None, figures[name].unit, figures[name].better, reason="of no one rate: none met workload.p99_target_s")
+                for name in ("search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "qps")
+            }
         points.append(
             Point(
                 k=k,
@@ -118,8 +123,11 @@ def of_search(
         )
         samples[f"recall_{number}"] = recall
         samples |= {f"latency_s_{number}_{i}": values for i, values in enumerate(latencies)}
-        caveats += tuple(caveat for caveat in _load_caveats(point, same) if caveat not in caveats)
-    points += [_not_reached(one, points) for one in outcomes[0].result["tuned"] or () if one["search_params"] is None]
+        medians = [float(np.median(values)) for values in latencies]
+        caveats += tuple(caveat for caveat in _load_caveats(point, same, medians) if caveat not in caveats)
+    points += [
+        _not_reached(one, points, outcomes[0].result["nq"]) for one in outcomes[0].result["tuned"] or () if one["search_params"] is None
+    ]
     engine = {name: outcomes[0].result[name] for name in ("version", "server", "ready", "floor_index", "tuned")}
     return Summary(metrics, tuple(points), caveats, samples, engine)
 
@@ -141,19 +149,12 @@ def _store_times(outcomes: Sequence[Outcome]) -> dict[str, Measured]:
     return found
 
 
-def _passed(ids: Ids, selectivity: float | None) -> Ids:
-    """Return the ids after checking that they are of rows that the filter lets through."""
-    if selectivity is not None:
-        wrong = ids[(ids >= 0) & (part_of(ids) >= round(selectivity * PARTS))]
-        if wrong.size:
-            raise StoreError(f"a search with a filter of selectivity {selectivity:g} returned row {wrong[0]}, which the filter excludes")
-    return ids
-
-
 def _load_figures(same: Sequence[Mapping[str, Any]]) -> dict[str, Measured]:
     """Return what is known of a load besides latency and rate; null where one client asked one thing after the other."""
-    first = same[0]
-    alone = first["concurrency"] == 1
+    alone = same[0]["concurrency"] == 1
+    enough = samples_for_percentile(0.99)
+    unsupported = min(one["count"] for one in same) < enough
+    highest = f"p99 needs {enough} samples" if unsupported else "not looked for, or no rate met workload.p99_target_s"
     quiet = "one client asks one thing after the other"
 
     def of(name: str, unit: str, better: Better, reason: str) -> Measured:
@@ -170,7 +171,9 @@ def _load_figures(same: Sequence[Mapping[str, Any]]) -> dict[str, Measured]:
         "timeouts": total([one["timeouts"] for one in same], "requests"),
         "client_cpu": of("client_cpu", "cores", "none", quiet if alone else "clients and engine share a process"),
         "send_lag_p99_s": of("send_lag_p99_s", "s", "lower", "a closed loop has no time at which a request is due"),
-        "max_rate_at_p99_per_s": of("highest_rate_per_s", "1/s", "higher", "not looked for, or no rate met workload.p99_target_s"),
+        "max_rate_at_p99_per_s": (
+            Measured(None, "1/s", "higher", reason=highest) if unsupported else of("highest_rate_per_s", "1/s", "higher", highest)
+        ),
         "distance_computations": of("distance_computations", "distances", "lower", "the store does not count them"),
     }
 
@@ -180,9 +183,11 @@ _SATURATED = 0.8
 _LATE = 0.1
 """A p99 of the send lag above this share of the median latency, and above `_LATE_S`, is told."""
 _LATE_S = 0.002
+_SLIPPED = 0.05
+"""An open loop whose answers fall behind its schedule by more than this share of its length is not kept up with."""
 
 
-def _load_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _load_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]], median_s: Sequence[float]) -> Iterator[tuple[str, str]]:
     load = f"{point['concurrency']} clients" if point["concurrency"] else f"{point['rate_per_s'] or 'the highest rate'} requests/s"
     busiest = max((one["client_cpu"] or 0.0 for one in same), default=0.0)
     if busiest > _SATURATED:
@@ -193,23 +198,38 @@ def _load_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]]) -
     if any(one["errors"] for one in same):
         texts = {text: sum(one["errors"].get(text, 0) for one in same) for one in same for text in one["errors"]}
         yield "request_errors", f"At {load} requests failed: " + "; ".join(f"{times} × {text}" for text, times in texts.items()) + "."
-    offered = point["rate_per_s"]
-    if offered and (slowest := min(one["count"] / one["wall_s"] for one in same)) < 0.95 * offered:
+    offered, slip = point["rate_per_s"], max(one["slip"] for one in same)
+    if offered and slip > _SLIPPED:
         yield (
             "overload",
-            f"Of {offered:g} requests/s offered {slowest:.3g}/s were answered: the queue grows, and latencies with the length of the run.",
+            f"Of {offered:g} requests/s offered {offered / (1 + slip):.3g}/s were answered: the queue grows, and latencies with the length "
+            "of the run.",
+        )
+        return  # then requests have to wait for others, and being sent late says nothing more
+    lags = [(one["send_lag_p99_s"] or 0.0, median) for one, median in zip(same, median_s, strict=True)]
+    if late := [lag for lag, median in lags if lag > max(_LATE_S, _LATE * median)]:
+        yield (
+            "late_client",
+            f"At {load} one request in a hundred left {1e3 * max(late):.1f} ms or more after it was due, for want of a free client: "
+            "latencies hold this wait, which is the client's and not the store's.",
         )
 
 
-def _not_reached(one: Mapping[str, Any], points: Sequence[Point]) -> Point:
-    """Return the row that says that a target cannot be reached."""
+def _not_reached(one: Mapping[str, Any], points: Sequence[Point], nq: int) -> Point:
+    """Return the row that says that a target cannot be reached, or that there are too few queries to show that it is."""
     reason = f"recall {one['target_recall']:g} is not reachable with this index: the best found was {one['best']:.4f}"
+    if one["best"] >= one["target_recall"]:
+        reason = (
+            f"{one['queries']} tuning queries cannot show a recall of {one['target_recall']:g}: the best found was {one['best']:.4f}, "
+            "but the lower end of its interval is below; raise dataset.queries"
+        )
     names = points[0].metrics if points else {"recall": Measured(None, "ratio", "higher")}
     return Point(
         k=one["k"],
         concurrency=None,
         search_params={},
         metrics={name: Measured(None, figure.unit, figure.better, reason=reason) for name, figure in names.items()},
+        nq=nq,
         selectivity=one["selectivity"],
         target_recall=one["target_recall"],
     )

@@ -66,8 +66,8 @@ def smallest_knob(
     Returns
     -------
     list of dict
-        One for each target: ``target_recall``, ``search_params`` (None: not reachable), ``best`` (the mean recall at the
-        highest value that was tried) and ``tries``.
+        One for each target: ``target_recall``, ``search_params`` (None: not reached), ``best`` (the highest mean recall of all
+        values that were tried), ``queries`` (how many the means rest on) and ``tries``.
     """
     every = open_truth(truth, metric=metric, rows=rows)
     nearest = Neighbours(every.ids[numbers], every.scores[numbers], metric, rows, every.below)
@@ -94,5 +94,7 @@ def smallest_knob(
             value = smallest(lambda value, target=target: recall(index.at(value))[1] >= target, *values)  # type: ignore[misc]
             params = None if value is None else index.at(value)
         best = max(mean for mean, _ in tried.values())
-        found.append({"target_recall": target, "search_params": params and dict(params), "best": best, "tries": len(tried)})
+        found.append(
+            {"target_recall": target, "search_params": params and dict(params), "best": best, "queries": len(numbers), "tries": len(tried)}
+        )
     return found

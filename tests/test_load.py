@@ -173,6 +173,65 @@ def test_a_server_that_is_gone_ends_the_run_with_what_it_said():
         clients(search).closed(ASKED, 2, 60.0, Traffic())
 
 
+def test_a_server_that_goes_between_two_runs_of_an_operating_point_ends_the_second():
+    there = [True]
+
+    def search(queries, k, params, below):
+        if not there[0]:
+            raise StoreError("connection refused")
+        return echo(queries, k, params, below)
+
+    seen, many = Traffic(), clients(search)
+    many.closed(ASKED, 2, 0.05, seen)
+    there[0] = False
+    with pytest.raises(StoreError, match=r"no request was answered; .* connection refused"):
+        many.closed(ASKED, 2, 60.0, seen)
+
+
+def test_requests_that_were_due_after_a_client_gave_up_are_errors():
+    turn = [0]
+
+    def search(queries, k, params, below):
+        turn[0] += 1
+        if turn[0] > 50:
+            raise StoreError("gone")
+        return echo(queries, k, params, below)
+
+    seen = Traffic()
+    clients(search).open(ASKED, 3000.0, 2000, np.random.default_rng(0), seen)
+    assert seen.count == 50
+    assert sum(seen.errors.values()) == 1950
+    assert seen.errors["not sent, after 10 errors in a row"] > 1000
+
+
+def test_queries_that_ended_in_an_error_are_known():
+    def search(queries, k, params, below):
+        if np.array_equal(queries[0], QUERIES[7]):
+            raise StoreError("no such word")
+        return echo(queries, k, params, below)
+
+    seen = Traffic()
+    clients(search).closed(ASKED, 2, 0.1, seen)
+    assert seen.failed == {7}
+    assert set(seen.answers) == set(range(20)) - {7}
+
+
+def test_answers_slip_behind_their_schedule_only_where_the_queue_grows():
+    def slow(queries, k, params, below):
+        with lock:
+            time.sleep(0.005)
+        return echo(queries, k, params, below)
+
+    lock = threading.Lock()
+    for seed in range(3):  # 60 requests at random times: a rate of 1 in 3 such runs is 13 % below the stated one, or above
+        kept_up = Traffic()
+        clients().open(ASKED, 300.0, 60, np.random.default_rng(seed), kept_up)
+        assert kept_up.slip < 0.05
+    behind = Traffic()
+    clients(slow).open(ASKED, 400.0, 200, np.random.default_rng(0), behind)  # 200/s at most, so twice as long
+    assert behind.slip > 0.6
+
+
 def test_a_bug_in_a_store_is_not_counted_as_an_error_of_the_server():
     def search(queries, k, params, below):
         raise KeyError("ef")

@@ -51,3 +51,11 @@ def test_binary_is_the_sign_of_each_dimension(vectors):
     made = Quantiser.of(vectors, "binary")(vectors)
     assert made.shape == (200, 2)
     assert np.array_equal(np.unpackbits(made, axis=1).astype(bool), vectors > 0)
+
+
+@pytest.mark.parametrize("vector_type", ["fp16", "int8", "binary"])
+def test_a_process_of_its_own_quantises_alike(vectors, vector_type, tmp_path):
+    quantiser = Quantiser.of(vectors, vector_type)
+    for made, given in zip(quantiser.apart([vectors, vectors[:3]], tmp_path), (vectors, vectors[:3]), strict=True):
+        assert np.array_equal(made, quantiser(given))
+        assert np.array_equal(quantiser(made), made), "what is quantised already stays as it is"

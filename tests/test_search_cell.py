@@ -1,6 +1,8 @@
 """The search cell against a store that writes down every call, and against the engines themselves."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,9 @@ from sklearn.neighbors import NearestNeighbors
 from harness import search_cell
 from harness.errors import StoreError
 from harness.groundtruth import exact_neighbours
+from harness.load import Clients
+from stores.exact import Exact
+from stores.faiss import Faiss
 from tests import cells
 from tests.plugins.probes import EVENTS
 
@@ -116,6 +121,36 @@ def test_the_memory_pass_loads_all_rows_and_searches_at_every_point(vectors, tmp
     assert json.loads((tmp_path / "cell/result.json").read_text())["peak_rss_bytes"] > 1e7
 
 
+@pytest.mark.parametrize("vector_type", ["fp32", "binary"])
+def test_the_memory_pass_searches_as_the_cell_does(tmp_path, monkeypatch, vector_type):
+    searched = []
+    search = Faiss.search
+
+    def watched(self, queries, k, params, *, below=None):
+        searched.append((queries.dtype.name, len(queries), below))
+        return search(self, queries, k, params, below=below)
+
+    monkeypatch.setattr(Faiss, "search", watched)
+    (tmp_path / "cell").mkdir()
+    vectors = cells.vectors(tmp_path / "vectors", rows=300, dim=16)
+    spec = cells.search_spec(vectors, store="stores.faiss.Faiss", filter=[None, 0.5], nq=4, vector_type=vector_type)
+    search_cell.measure_memory(spec, tmp_path / "cell", lambda *_: None)
+    assert set(searched) == {("float32" if vector_type == "fp32" else "uint8", 4, below) for below in (None, 500)}
+
+
+def test_quantising_is_not_in_the_memory_of_an_index(tmp_path):
+    """sentence-transformers brings torch along, which is larger than most indexes."""
+    (tmp_path / "cell").mkdir()
+    vectors = cells.vectors(tmp_path / "vectors", rows=300, dim=16)
+    spec = cells.search_spec(vectors, store="stores.faiss.Faiss", vector_type="int8", metric="ip")
+    code = (
+        "import json, sys; from pathlib import Path; from harness.search_cell import measure_memory; "
+        "measure_memory(json.loads(sys.argv[1]), Path(sys.argv[2]), lambda *_: None); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, json.dumps(spec), str(tmp_path / "cell")], check=True)
+    assert json.loads((tmp_path / "cell/result.json").read_text())["peak_rss_bytes"] < 250e6
+
+
 def test_memory_of_a_server_that_cannot_be_seen_is_null(vectors, tmp_path, monkeypatch):
     from tests.plugins.probes import WatchedStore
 
@@ -169,6 +204,46 @@ def test_a_request_of_several_queries_has_one_latency_and_all_their_answers(vect
     sizes = {len(event[2]) // 4 // 8 for event in of("index", "search")}  # bytes of float32 of 8 dimensions
     assert 5 in sizes
     assert asked.result["nq"] == 5
+
+
+def test_floor_and_round_trip_ask_as_many_queries_a_request_as_what_they_are_set_beside(vectors, tmp_path):
+    EVENTS.clear()
+    cells.measured("search", cells.search_spec(vectors, nq=4), tmp_path / "cell")
+    for collection, dim in (("floor", 2), ("round trip", 8)):
+        timed = of(collection, "search")[33:]  # after the first and the warm-up
+        assert {len(event[2]) // 4 // dim for event in timed} == {4}
+
+
+class RefusesOne(Exact):
+    """Exact search that never answers one of the queries; it ends, as a bug, where asking goes on and on."""
+
+    asked = 0
+
+    def search(self, queries, k, params, *, below=None):
+        type(self).asked += 1
+        if self.asked > 20_000:
+            raise KeyError("asked for ever")
+        if queries.shape[1] == 8 and np.allclose(queries[0], self.refused):
+            raise StoreError("cannot parse the query")
+        return super().search(queries, k, params, below=below)
+
+
+def test_a_query_that_is_always_refused_ends_the_cell_and_does_not_keep_it_going(vectors, tmp_path, monkeypatch):
+    monkeypatch.setattr(RefusesOne, "refused", np.load(vectors / "queries.npy")[3], raising=False)
+    spec = cells.search_spec(vectors, store="tests.test_search_cell.RefusesOne", concurrency=[2])
+    with pytest.raises(StoreError, match="cannot parse the query"):
+        cells.measured("search", spec, tmp_path / "cell")
+
+
+def test_a_stretch_of_load_lasts_many_latencies(vectors, tmp_path, monkeypatch):
+    lasted = []
+    closed = Clients.closed
+    monkeypatch.setattr(Clients, "closed", lambda *a: (lasted.append(a[3]), closed(*a)))
+    slow = {"store": "tests.plugins.probes.WatchedStore", "settings": {"delay_s": 0.02}}
+    cells.measured("search", cells.search_spec(vectors, concurrency=[2], share_s=0.6, min_requests=1, **slow), tmp_path / "cell")
+    assert lasted[0] == 0.25
+    assert all(stretch >= 40 * 0.02 for stretch in lasted[1:])
+    assert len(lasted) > 1
 
 
 def test_at_equal_recall_half_of_the_queries_tune_and_the_others_are_measured(tmp_path):

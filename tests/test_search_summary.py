@@ -29,6 +29,7 @@ POINT = {
     "errors": {},
     "timeouts": 0,
     "client_cpu": None,
+    "slip": 0.0,
     "send_lag_p99_s": None,
     "highest_rate_per_s": None,
     "distance_computations": None,
@@ -211,17 +212,43 @@ def test_a_busy_client_is_told_and_is_no_result_of_the_server(vectors):
 
 
 def test_a_rate_that_is_not_kept_up_with_is_told(vectors):
-    offered = {"concurrency": None, "rate_per_s": 500.0}  # 40 answers in 0.1 s are 400/s
-    assert "400/s were answered" in dict(figures([searched(EXACT[:, :2], point=offered)], vectors).caveats)["overload"]
-    met = {"concurrency": None, "rate_per_s": 390.0}
-    assert "overload" not in dict(figures([searched(EXACT[:, :2], point=met)], vectors).caveats)
+    behind = {"concurrency": None, "rate_per_s": 500.0, "slip": 0.25, "send_lag_p99_s": 0.02}
+    told = dict(figures([searched(EXACT[:, :2], point=behind)], vectors).caveats)
+    assert "400/s were answered" in told["overload"]
+    assert "late_client" not in told, "requests wait for others, not for the client"
+    met = {**behind, "slip": 0.04, "send_lag_p99_s": 1e-4}
+    assert not {"overload", "late_client"} & set(dict(figures([searched(EXACT[:, :2], point=met)], vectors).caveats))
+
+
+def test_requests_that_the_client_sends_late_are_told(vectors):
+    late = {"concurrency": None, "rate_per_s": 500.0, "send_lag_p99_s": 0.0031}  # the median latency is 2 ms
+    assert "3.1 ms" in dict(figures([searched(EXACT[:, :2], point=late)], vectors).caveats)["late_client"]
+    little = {**late, "send_lag_p99_s": 0.0019}
+    assert "late_client" not in dict(figures([searched(EXACT[:, :2], point=little)], vectors).caveats)
 
 
 def test_the_highest_rate_is_a_figure_over_processes(vectors):
-    rates = [searched(EXACT[:, :2], point={"concurrency": None, "highest_rate_per_s": rate}) for rate in (100.0, 121.0)]
+    rates = [
+        searched(EXACT[:, :2], count=count, point={"concurrency": None, "highest_rate_per_s": rate})
+        for rate, count in ((100.0, 670), (121.0, 700))
+    ]
     figure = point(figures(rates, vectors))["max_rate_at_p99_per_s"]
     assert figure.value == pytest.approx(110)
     assert figure.n == 2
+
+
+def test_a_highest_rate_whose_p99_rests_on_too_few_samples_is_null(vectors):
+    few = [searched(EXACT[:, :2], count=count, point={"concurrency": None, "highest_rate_per_s": 100.0}) for count in (670, 40)]
+    figure = point(figures(few, vectors))["max_rate_at_p99_per_s"]
+    assert (figure.value, figure.reason) == (None, "p99 needs 662 samples")
+
+
+def test_without_a_rate_that_meets_the_target_there_are_no_timings_at_that_rate(vectors):
+    none = [searched(EXACT[:, :2], count=670, point={"concurrency": None, "highest_rate_per_s": rate}) for rate in (100.0, None)]
+    found = point(figures(none, vectors))
+    assert all(found[name].value is None for name in ("search_latency_p50_s", "qps", "max_rate_at_p99_per_s"))
+    assert "none met workload.p99_target_s" in found["search_latency_p50_s"].reason
+    assert found["recall"].value == 1
 
 
 def test_recall_under_a_filter_is_against_the_neighbours_that_it_lets_through(vectors):
@@ -229,7 +256,7 @@ def test_recall_under_a_filter_is_against_the_neighbours_that_it_lets_through(ve
     assert 2 <= len(allowed) < 4, "the filter excludes some of these rows"
     ids = np.asarray([[i for i in row if i in allowed] for row in EXACT])
     scores = np.take_along_axis(QUERIES.astype(np.float64) @ CORPUS.T.astype(np.float64), ids, axis=1)
-    truth = {0.5: Neighbours(ids=ids, scores=scores, metric="cosine", rows=4)}
+    truth = {0.5: Neighbours(ids=ids, scores=scores, metric="cosine", rows=4, below=500)}
     right = searched(ids[:, :2], point={"selectivity": 0.5})
     found = figures([right], vectors, filtered=truth, qrels={0: {0: 1}})
     assert point(found)["recall"].value == 1
@@ -237,14 +264,24 @@ def test_recall_under_a_filter_is_against_the_neighbours_that_it_lets_through(ve
     assert "filter" in point(found)["ndcg_at_10"].reason
     excluded = next(i for i in range(4) if i not in allowed)
     wrong = searched([[excluded, ids[0, 0]], ids[1, :2]], point={"selectivity": 0.5})
-    with pytest.raises(StoreError, match=f"returned row {excluded}, which the filter excludes"):
+    with pytest.raises(StoreError, match=f"returned id {excluded}, which its filter keeps out"):
         figures([wrong], vectors, filtered=truth)
+
+
+def test_a_filter_that_lets_fewer_rows_than_k_through_counts_those(vectors):
+    allowed = [i for i in range(4) if part_of(np.asarray([i]))[0] < 500]
+    ids = np.asarray([[i for i in row if i in allowed] for row in EXACT])
+    scores = np.take_along_axis(QUERIES.astype(np.float64) @ CORPUS.T.astype(np.float64), ids, axis=1)
+    truth = {0.5: Neighbours(ids=ids, scores=scores, metric="cosine", rows=4, below=500)}
+    padded = np.pad(ids, ((0, 0), (0, 4 - ids.shape[1])), constant_values=-1)
+    found = figures([searched(padded, k=4, point={"selectivity": 0.5})], vectors, filtered=truth)
+    assert point(found)["recall"].value == 1
 
 
 def test_a_target_that_cannot_be_reached_is_a_row_that_says_so(vectors):
     tuned = [
-        {"k": 2, "selectivity": None, "target_recall": 0.9, "search_params": {"ef": 8}, "best": 0.97, "tries": 4},
-        {"k": 2, "selectivity": None, "target_recall": 0.99, "search_params": None, "best": 0.97, "tries": 9},
+        {"k": 2, "selectivity": None, "target_recall": 0.9, "search_params": {"ef": 8}, "best": 0.97, "queries": 50, "tries": 4},
+        {"k": 2, "selectivity": None, "target_recall": 0.99, "search_params": None, "best": 0.97, "queries": 50, "tries": 9},
     ]
     found = figures([searched(EXACT[:, :2], tuned=tuned, point={"target_recall": 0.9})], vectors)
     reached, missed = found.points
@@ -252,6 +289,10 @@ def test_a_target_that_cannot_be_reached_is_a_row_that_says_so(vectors):
     assert missed.search_params == {}
     assert all(figure.value is None for figure in missed.metrics.values())
     assert missed.metrics["recall"].reason == "recall 0.99 is not reachable with this index: the best found was 0.9700"
+    tuned[1]["best"] = 1.0
+    unproven = figures([searched(EXACT[:, :2], tuned=tuned, nq=4)], vectors).points[1]
+    assert unproven.metrics["recall"].reason.startswith("50 tuning queries cannot show a recall of 0.99: the best found was 1.0000")
+    assert unproven.nq == 4
 
 
 def test_parts_of_getting_ready_are_figures_where_the_store_tells_them_apart(vectors):

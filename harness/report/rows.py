@@ -145,10 +145,14 @@ def same_work(row: Row) -> tuple[Any, ...]:
 
 
 def compared(rows: Iterable[Row]) -> list[list[Row]]:
-    """Return the operating points that may be ranked, in groups of `same_work`; those of random weights never are."""
+    """Return the operating points that may be ranked, in groups of `same_work`.
+
+    Those of random weights never are, nor those at the highest rate that meets a target: each of them is at a rate of its own.
+    """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        if not is_random(row) and row["recall"] is not None and row["search_latency_p50_s"] is not None:
+        load_stated = row["concurrency"] is not None or row["rate_per_s"] is not None
+        if load_stated and not is_random(row) and row["recall"] is not None and row["search_latency_p50_s"] is not None:
             groups.setdefault(same_work(row), []).append(row)
     return list(groups.values())
 

@@ -77,6 +77,13 @@ def test_points_over_other_vectors_or_asked_in_another_way_are_not_compared(chan
     assert len(view.compared(rows_of([hnsw(), hnsw("a02", **change)]))) == 2
 
 
+def test_points_at_a_highest_rate_of_their_own_are_not_compared():
+    points = tuple(replace(point, concurrency=None, rate_per_s=None) for point in POINTS)
+    assert view.compared(rows_of([hnsw(points=points)])) == []
+    at_one_rate = tuple(replace(point, concurrency=None, rate_per_s=100.0) for point in POINTS)
+    assert len(view.compared(rows_of([hnsw(points=at_one_rate)]))) == 1
+
+
 def test_indexes_and_stores_over_the_same_vectors_are_compared():
     other = hnsw("a02")
     other.labels["store"] = "exact"
