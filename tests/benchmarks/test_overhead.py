@@ -95,7 +95,7 @@ def test_own_time_of_a_query_against_a_null_store(benchmark, publish):
     """What the loop of a search cell adds to a query: to its latency, and to the wall time that QPS is made of."""
     queries = np.zeros((100, 384), dtype=np.float32)
     store = NullStore()
-    store.create("", dim=384, metric="cosine", index=FLAT())
+    store.create("", dim=384, metric="cosine", index=FLAT(), vector_type="fp32", filtered=False)
 
     def bare(requests):
         search = store.search
@@ -127,7 +127,7 @@ def test_search_rate_is_not_below_097_of_a_bare_loop(benchmark, publish):
     rng = np.random.default_rng(0)
     corpus, queries = rng.standard_normal((10_000, 384), dtype=np.float32), rng.standard_normal((40, 384), dtype=np.float32)
     store = Exact()
-    store.create("", dim=384, metric="cosine", index=FLAT())
+    store.create("", dim=384, metric="cosine", index=FLAT(), vector_type="fp32", filtered=False)
     store.insert(corpus, 0)
     store.build()
 
