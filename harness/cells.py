@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.devices import available
 from harness.fingerprint import digest, machine, source_of, versions_used_by
-from harness.interfaces import Data, Weights
+from harness.interfaces import Data, Store, Weights
 from harness.records import SCHEMA_VERSION, Kind
 from harness.settings import Job
 
@@ -117,6 +117,7 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         **protocol,
         **made_from,
         "store": dict(store_node),
+        **engine_of(job.store),
         "index": dict(index_node),
         "metric": job.metric,
         "k": list(job.k),
@@ -156,6 +157,16 @@ def place_of(job: Job, weights: Weights) -> tuple[str, dict[str, Any]]:
         return job.device, {**machine(), "device": job.device, "device_name": available().get(job.device), "threads": job.threads}
     asked_from = f"an endpoint, asked from {machine()['cpu']}"
     return "endpoint", {**machine(), "cpu": asked_from, "device": "endpoint", "device_name": weights.source, "threads": job.threads}
+
+
+def engine_of(store: Store) -> dict[str, Any]:
+    """Return what a store says of the engine that it will reach, so that the figures of two servers, or of two versions, are not mixed.
+
+    A store whose engine neither its settings nor the libraries that it imports name has a method ``identity``: quick, JSON-like (a
+    server's address and version), None where nobody answers.
+    """
+    tell = getattr(store, "identity", None)
+    return {} if tell is None else {"engine": tell()}
 
 
 def _modality(data: Data) -> str:

@@ -217,8 +217,14 @@ def _load_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]], m
 
 def _not_reached(one: Mapping[str, Any], points: Sequence[Point], nq: int) -> Point:
     """Return the row that says that a target cannot be reached, or that there are too few queries to show that it is."""
-    reason = f"recall {one['target_recall']:g} is not reachable with this index: the best found was {one['best']:.4f}"
-    if one["best"] >= one["target_recall"]:
+    if one["best"] is None:
+        reason = (
+            f"{one['queries']} tuning queries cannot show a recall of {one['target_recall']:g}: the lower end of its interval would be "
+            "below even if they were all answered right; raise dataset.queries"
+        )
+    elif one["best"] < one["target_recall"]:
+        reason = f"recall {one['target_recall']:g} is not reachable with this index: the best found was {one['best']:.4f}"
+    else:
         reason = (
             f"{one['queries']} tuning queries cannot show a recall of {one['target_recall']:g}: the best found was {one['best']:.4f}, "
             "but the lower end of its interval is below; raise dataset.queries"

@@ -67,13 +67,15 @@ def smallest_knob(
     -------
     list of dict
         One for each target: ``target_recall``, ``search_params`` (None: not reached), ``best`` (the highest mean recall of all
-        values that were tried), ``queries`` (how many the means rest on) and ``tries``.
+        values that were tried; None where there are too few tuning queries to show that target), ``queries`` (how many the means
+        rest on) and ``tries``.
     """
     every = open_truth(truth, metric=metric, rows=rows)
     nearest = Neighbours(every.ids[numbers], every.scores[numbers], metric, rows, every.below)
     corpus = np.load(vectors / "corpus.npy", mmap_mode="r")
     queries = np.load(vectors / "queries.npy")[numbers]
     tried: dict[str, tuple[float, float]] = {}
+    flawless = mean_over_queries(np.ones(len(numbers))).lo
 
     def recall(params: Mapping[str, int | float]) -> tuple[float, float]:
         """Return the mean and the lower end of its interval."""
@@ -84,8 +86,11 @@ def smallest_knob(
             tried[key] = (estimate.value, estimate.value if estimate.lo is None else estimate.lo)
         return tried[key]
 
-    found = []
+    found: list[dict[str, Any]] = []
     for target in sorted(targets):
+        if flawless is None or flawless < target:  # no answers whatever could show it
+            found.append({"target_recall": target, "search_params": None, "best": None, "queries": len(numbers), "tries": len(tried)})
+            continue
         values = index.knob_range(rows=rows, dim=dim, k=k)
         if values is None:  # an index without a knob has one point
             only = index.search_params()[0]

@@ -17,7 +17,7 @@ from harness.plan import make_plan, write_manifest
 from harness.progress import Progress
 from harness.records import Measured, Record, now, write
 from tests.conftest import PLUGINS, QUICK
-from tests.plugins.parts import HashedWords
+from tests.plugins.parts import HashedWords, NullStore
 
 
 @pytest.fixture
@@ -64,6 +64,11 @@ def test_batch_size_does_not_touch_search_cells_nor_the_index_embed_cells(plan):
         ("k=[5]", {"search"}),
         ("metric=l2", {"search"}),
         ("store.delay_s=0.1", {"search"}),
+        ("workload.concurrency=[2]", {"search"}),
+        ("workload.rate=[50]", {"search"}),
+        ("workload.p99_target_s=0.05", {"search"}),
+        ("workload.nq=2", {"search"}),
+        ("compile=true", {"embed", "search"}),
         ("batch_size=4", {"embed"}),
         ("embed_items=16", {"embed"}),
         ("name=other", set()),
@@ -90,6 +95,15 @@ def test_vectors_do_not_depend_on_the_machine_or_the_batch_size(plan, monkeypatc
     before = plan().cells[0].recipe
     monkeypatch.setattr(cells, "machine", lambda: {**fingerprint.machine(), "cpu": "another processor"})
     assert plan("batch_size=4").cells[0].recipe == before
+
+
+def test_another_server_or_version_behind_the_same_settings_is_another_search_cell(plan, monkeypatch):
+    monkeypatch.setattr(NullStore, "identity", lambda self: {"server": "http://one:19530", "version": "2.5.4"}, raising=False)
+    before = plan()
+    assert before.cells[1].settings["engine"]["version"] == "2.5.4"
+    monkeypatch.setattr(NullStore, "identity", lambda self: {"server": "http://one:19530", "version": "2.6.0"})
+    assert keys(plan(), "search") != keys(before, "search")
+    assert keys(plan(), "embed") == keys(before, "embed")
 
 
 def test_the_source_of_the_plug_ins_and_of_the_measuring_code_is_part_of_the_key(plan):

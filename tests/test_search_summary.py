@@ -293,6 +293,9 @@ def test_a_target_that_cannot_be_reached_is_a_row_that_says_so(vectors):
     unproven = figures([searched(EXACT[:, :2], tuned=tuned, nq=4)], vectors).points[1]
     assert unproven.metrics["recall"].reason.startswith("50 tuning queries cannot show a recall of 0.99: the best found was 1.0000")
     assert unproven.nq == 4
+    tuned[1]["best"] = None
+    never = figures([searched(EXACT[:, :2], tuned=tuned)], vectors).points[1]
+    assert "even if they were all answered right" in never.metrics["recall"].reason
 
 
 def test_parts_of_getting_ready_are_figures_where_the_store_tells_them_apart(vectors):

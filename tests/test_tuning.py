@@ -91,6 +91,15 @@ def test_not_reachable_is_an_answer_with_the_best_there_is(laid_out):
     assert found["best"] == pytest.approx(0.7, abs=0.05)
 
 
+def test_a_target_that_so_few_queries_cannot_show_is_not_looked_for(laid_out):
+    """With n right answers out of n the lower end of the 95 % interval is 0.025 ** (1 / n) (Clopper and Pearson)."""
+    (near, beyond), blurred = tuned(laid_out, lambda ef: 1.0, [0.97, 0.99])
+    assert 0.97 < 0.025 ** (1 / near["queries"]) < 0.99
+    assert near["search_params"] is not None
+    assert (beyond["search_params"], beyond["best"]) == (None, None)
+    assert len(blurred.asked) == 1
+
+
 def test_an_index_without_a_knob_reaches_a_target_or_does_not(laid_out):
     folder, truth = laid_out
     numbers = np.arange(400)

@@ -135,9 +135,10 @@ class VectorFiles:
                     raise DataError(f"the neighbours of {self.path} are not those of {asked} queries among {rows} rows; leave them out")
                 np.save(folder / "given.npy", given)
             elif found.neighbours is not None:
-                caveats.append(
-                    Caveat("given_neighbours_unused", "The neighbours given are of the whole corpus; exact search replaced them.")
-                )
+                words = "The neighbours given are of the whole corpus; exact search replaced them."
+                if found.metric:
+                    words += f" Nothing has compared metric with what the file says its distance is: {found.metric}."
+                caveats.append(Caveat("given_neighbours_unused", words))
             dim, metric = int(found.corpus.shape[1]), found.metric
         info = {"dim": dim, "parameters": 0, "missing_keys": [], "unexpected_keys": [], "dtype": "fp32", "max_tokens": None}
         body = {"info": info, "fingerprint": contents.hexdigest(), "truncated_share": 0.0, "caveats": []}

@@ -125,6 +125,7 @@ def test_a_part_of_the_corpus_is_its_beginning_and_the_neighbours_no_longer_appl
     assert np.array_equal(np.load(folder / "queries.npy"), QUERIES[:7])
     assert not (folder / "given.npy").exists()
     assert [caveat.code for caveat in data.caveats] == ["given_neighbours_unused"]
+    assert data.caveats[0].text.endswith("what the file says its distance is: angular.")
 
 
 def truth_of(folder, tmp_path, metric):
