@@ -123,8 +123,8 @@ def of_search(
         )
         samples[f"recall_{number}"] = recall
         samples |= {f"latency_s_{number}_{i}": values for i, values in enumerate(latencies)}
-        medians = [float(np.median(values)) for values in latencies]
-        caveats += tuple(caveat for caveat in _load_caveats(point, same, medians) if caveat not in caveats)
+        caveats += tuple(caveat for caveat in _load_caveats(point, same) if caveat not in caveats)
+    caveats += tuple(_late_caveat(outcomes))
     points += [
         _not_reached(one, points, outcomes[0].result["nq"]) for one in outcomes[0].result["tuned"] or () if one["search_params"] is None
     ]
@@ -187,8 +187,9 @@ _SLIPPED = 0.05
 """An open loop whose answers fall behind its schedule by more than this share of its length is not kept up with."""
 
 
-def _load_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]], median_s: Sequence[float]) -> Iterator[tuple[str, str]]:
-    load = f"{point['concurrency']} clients" if point["concurrency"] else f"{point['rate_per_s'] or 'the highest rate'} requests/s"
+def _load_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    load = "the highest rate" if point["rate_per_s"] is None else f"{point['rate_per_s']:g} requests/s"
+    load = f"{point['concurrency']} clients" if point["concurrency"] else load
     busiest = max((one["client_cpu"] or 0.0 for one in same), default=0.0)
     if busiest > _SATURATED:
         yield (
@@ -205,13 +206,22 @@ def _load_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]], m
             f"Of {offered:g} requests/s offered {offered / (1 + slip):.3g}/s were answered: the queue grows, and latencies with the length "
             "of the run.",
         )
-        return  # then requests have to wait for others, and being sent late says nothing more
-    lags = [(one["send_lag_p99_s"] or 0.0, median) for one, median in zip(same, median_s, strict=True)]
-    if late := [lag for lag, median in lags if lag > max(_LATE_S, _LATE * median)]:
+
+
+def _late_caveat(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, str]]:
+    """Tell, once for all open loops, that requests left late, unless the store did not keep up: then they wait for each other."""
+    late_s = [
+        lag
+        for outcome in outcomes
+        for number, one in enumerate(outcome.result["points"])
+        if (lag := one["send_lag_p99_s"] or 0.0) > max(_LATE_S, _LATE * float(np.median(outcome.samples[f"latency_s_{number}"])))
+        and one["slip"] <= _SLIPPED
+    ]
+    if late_s:
         yield (
             "late_client",
-            f"At {load} one request in a hundred left {1e3 * max(late):.1f} ms or more after it was due, for want of a free client: "
-            "latencies hold this wait, which is the client's and not the store's.",
+            f"In {len(late_s)} open loops one request in a hundred left late, up to {1e3 * max(late_s):.1f} ms or more after it was due, "
+            "for want of a free client or processor: latencies hold this wait, which is not the store's.",
         )
 
 
