@@ -61,11 +61,32 @@ def main(folder: Path, command: list[str]) -> None:
     (folder / "exit").write_text(str(code))
     waiting.join()
     shutil.rmtree(folder, ignore_errors=True)
-    own = Path("/run/milvus" if os.geteuid() == 0 else "/tmp/milvus")  # noqa: S108 - where Milvus itself puts its process numbers
-    alias = command[-1].partition("=")[2]
-    (own / f"standalone-{alias}.pid").unlink(missing_ok=True)
+    remove_process_numbers()
+
+
+def remove_process_numbers() -> None:
+    """Remove the files in which Milvus notes its process number, of servers that the harness started and that run no more.
+
+    They lie outside the folder, wherever it is; one is left when a watcher itself was killed, until the next one ends.
+    """
+    folder = Path("/run/milvus" if os.geteuid() == 0 else "/tmp/milvus")  # noqa: S108 - where Milvus puts them
+    for path in folder.glob("standalone-harness-*.pid"):
+        with contextlib.suppress(OSError, ValueError):  # another watcher was quicker, or Milvus is writing it now
+            if not is_running(int(path.read_text())):
+                path.unlink()
     with contextlib.suppress(OSError):  # not there, or another server's
-        own.rmdir()
+        folder.rmdir()
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 if __name__ == "__main__":
