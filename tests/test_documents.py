@@ -91,7 +91,7 @@ def here(tmp_path_factory):
             Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / "photos" / label / f"{i}.png")
             (folder / "notes" / label / f"{i}.txt").write_text(f"note {i} about {label}")
     (folder / "recordings").mkdir()
-    for i in range(60):
+    for i in range(90):
         with wave.open(str(folder / "recordings" / f"{i}.wav"), "wb") as sound:
             sound.setparams((1, 2, 8000, 0, "NONE", ""))
             sound.writeframes(rng.integers(-9000, 9000, 800, dtype=np.int16).tobytes())

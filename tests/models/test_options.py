@@ -25,7 +25,8 @@ from harness.audit import audit
 from harness.interfaces import Clip, Model, Sound, modalities
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
-OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
+OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "none")
+"""Every model; `none` embeds nothing."""
 
 SERVED = {"models.openai_api.OpenAIEmbeddingModel"}
 """Models that somebody else runs: nothing to load here; tested against a server in a file of their own."""
