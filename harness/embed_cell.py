@@ -35,7 +35,7 @@ from harness.data import Batches, open_data
 from harness.datasets.decode import decode
 from harness.devices import synchronize
 from harness.errors import AuditError
-from harness.inputs import bytes_of, shape_of
+from harness.inputs import bytes_of, bytes_of_items, shape_of
 from harness.interfaces import STAGES, Data, Item, Model, ModelInfo, Prepared, Served, Vectors, Weights
 from harness.memory import tree_peak_bytes
 from harness.pipeline import crew, pipeline_pass
@@ -77,8 +77,8 @@ def embed(model: Model, items: Sequence[Item], *, role: Any = "document") -> Vec
 def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     """Measure one replicate; leaves ``result.json`` and ``samples.npz`` in `folder`."""
     compiled = spec["compile"]
-    if compiled:  # else every process after the first would find what that one has compiled
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
+    if compiled:
+        _compile_anew(folder)
     data = open_data(Path(spec["data"]))
     batches = list(sample(data, items=spec["embed_items"], batch_size=spec["batch_size"], seed=spec["seed"]))
     report("load", 0.0)
@@ -117,7 +117,8 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     enough = Until(min_s=spec["share_s"], min_count=affordable(BATCHES, warm_s / (len(shapes) + 1), within_s=spec["max_s"]))
     stages: dict[str, Timed] = {name: Timed() for name in (*STAGES, "batch")}
     forward, pipeline = Timed(), Timed()
-    how = crew(model, device, batch_bytes=bytes_of(prepared[0]))
+    decoded_bytes = bytes_of_items([decode(data.modality, item) for item in stored[0]])
+    how = crew(model, device, batch_bytes=max(decoded_bytes, bytes_of(prepared[0])))
     sent = _Sent(model)
 
     def prepare(items: Sequence[str]) -> Prepared:
@@ -173,6 +174,11 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     (folder / "result.json").write_text(json.dumps(result))
     arrays: dict[str, Any] = {"forward_s": forward.array(), "batch_s": stages["batch"].array(), "query_s": asked.array()}
     np.savez(folder / "samples.npz", **arrays)
+
+
+def _compile_anew(folder: Path) -> None:
+    """Let torch keep what it compiles in this process's folder: in the usual one, each process would find what the first has compiled."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")
 
 
 def _ready(model: Model, data: Data, stored: Sequence[Sequence[str]]) -> list[Prepared]:
@@ -317,6 +323,8 @@ def _queries(model: Model, data: Data, spec: Mapping[str, Any], order: random.Ra
 def measure_memory(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     """Load, embed three batches (of text, the longest) and one query, and write down the peak; runs in a process of its own."""
     report("memory", 0.0)
+    if spec["compile"]:
+        _compile_anew(folder)
     data = open_data(Path(spec["data"]))
     batches = list(sample(data, items=spec["embed_items"], batch_size=spec["batch_size"], seed=spec["seed"]))[:3]
     model, _ = load(spec)

@@ -24,7 +24,7 @@ from harness.interfaces import Model, Prepared, Served
 from harness.timing import Clock, Timed
 
 AHEAD_BYTES = 1 << 30
-"""Prepared batches that wait take at most so much memory, a gibibyte; one batch more than there are workers may wait in any case."""
+"""Batches in the making or waiting take at most so much memory, a gibibyte, except that one may always be waited for."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def crew(model: Model, device: str, *, batch_bytes: int, threads: int | None = N
     Parameters
     ----------
     batch_bytes : int
-        Size of one prepared batch.
+        Size of one batch, decoded or prepared, whichever is larger.
     threads : int or None
         CPU threads that may be used; None for what the measuring process was started with.
     """

@@ -22,8 +22,8 @@ from harness.datasets.decode import decode
 from harness.embed_cell import load
 from harness.errors import AuditError
 from harness.groundtruth import exact_neighbours
-from harness.inputs import bytes_of
-from harness.interfaces import Data, Ids, Metric, Modality, Model, Prepared, Role, Vectors
+from harness.inputs import bytes_of, bytes_of_items
+from harness.interfaces import Data, Ids, Item, Metric, Modality, Model, Prepared, Role, Vectors
 from harness.metrics.recall import recall_at_k
 from harness.metrics.similarity import Neighbours, scores_of
 from harness.pipeline import crew, prepared_ahead
@@ -71,10 +71,15 @@ def _write(model: Model, data: Data, role: Role, device: str, path: Path, progre
     del rows  # that made the file
     batches = Batches.of(replace(data, corpus=items, modality=modality), range(len(items)), CANONICAL_BATCH[modality])
 
-    def prepare(numbers: list[int]) -> Prepared:
-        return model.prepare([decode(modality, items[i]) for i in numbers], role=role)
+    def decoded(numbers: list[int]) -> list[Item]:
+        return [decode(modality, items[i]) for i in numbers]
 
-    how = crew(model, device, batch_bytes=bytes_of(prepare(next(iter(batches)))))
+    def prepare(numbers: list[int]) -> Prepared:
+        return model.prepare(decoded(numbers), role=role)
+
+    first_batch = decoded(next(iter(batches)))
+    how = crew(model, device, batch_bytes=max(bytes_of_items(first_batch), bytes_of(model.prepare(first_batch, role=role))))
+    del first_batch
     done = truncated = 0
     with path.open("r+b") as file, prepared_ahead(prepare, batches, how) as stream:
         for numbers, prepared in zip(batches, stream, strict=True):

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from harness.inputs import bytes_of, shape_of
-from harness.interfaces import Prepared
+from harness.inputs import bytes_of, bytes_of_items, shape_of
+from harness.interfaces import Clip, Prepared, Sound
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,11 @@ def test_a_batch_that_shows_nothing_is_like_no_other():
     words = batch([["a", "b"], ["c"]])
     assert bytes_of(words) == 0
     assert shape_of(words) != shape_of(words)
+
+
+def test_decoded_items_take_their_pixels_samples_and_frames():
+    sound = Sound(np.zeros(1000, dtype=np.float32), 8000)
+    assert bytes_of_items([Image.new("RGB", (20, 10))] * 2) == 2 * 20 * 10 * 3
+    assert bytes_of_items([sound]) == 4000
+    assert bytes_of_items([Clip(np.zeros((5, 4, 3, 3), dtype=np.uint8), 25.0, sound)]) == 180 + 4000
+    assert bytes_of_items(["a text"]) == 0
