@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.devices import available
 from harness.fingerprint import digest, machine, source_of, versions_used_by
-from harness.interfaces import Data, Store, Weights
+from harness.interfaces import Data, Weights
 from harness.records import SCHEMA_VERSION, Kind
 from harness.settings import Job
 
@@ -57,7 +57,7 @@ class Cell:
         return f"search {self.labels['store']}/{self.labels['index']} on {self.labels['model']} vectors"
 
 
-def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple[Cell, Cell]:
+def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights, engine: Any) -> tuple[Cell, Cell]:
     """Return a job's embed cell and search cell.
 
     Parameters
@@ -68,6 +68,8 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         The job's dataset, laid out in `data_folder`.
     weights : Weights
         Where the model's weights come from on this machine.
+    engine : JSON-like
+        What the store says of the engine that it will reach, see `harness.interfaces.Identified`; None where it says nothing.
     """
     model_node, store_node, index_node = job.nodes["model"], job.nodes["store"], job.nodes["index"]
     model_module, store_module, index_module = (str(node["_target_"]).rpartition(".")[0] for node in (model_node, store_node, index_node))
@@ -117,7 +119,7 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights) -> tuple
         **protocol,
         **made_from,
         "store": dict(store_node),
-        **engine_of(job.store),
+        **({} if engine is None else {"engine": engine}),
         "index": dict(index_node),
         "metric": job.metric,
         "k": list(job.k),
@@ -157,16 +159,6 @@ def place_of(job: Job, weights: Weights) -> tuple[str, dict[str, Any]]:
         return job.device, {**machine(), "device": job.device, "device_name": available().get(job.device), "threads": job.threads}
     asked_from = f"an endpoint, asked from {machine()['cpu']}"
     return "endpoint", {**machine(), "cpu": asked_from, "device": "endpoint", "device_name": weights.source, "threads": job.threads}
-
-
-def engine_of(store: Store) -> dict[str, Any]:
-    """Return what a store says of the engine that it will reach, so that the figures of two servers, or of two versions, are not mixed.
-
-    A store whose engine neither its settings nor the libraries that it imports name has a method ``identity``: quick, JSON-like (a
-    server's address and version), None where nobody answers.
-    """
-    tell = getattr(store, "identity", None)
-    return {} if tell is None else {"engine": tell()}
 
 
 def _modality(data: Data) -> str:

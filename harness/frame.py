@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 IDENTITY = (
     "kind", "key", "status", "error", "model", "weights", "device", "dtype", "batch_size", "dataset", "modality", "corpus", "queries",
     "dim", "store", "engine", "index", "vector_type", "metric", "build_params", "search_params", "target_recall", "k", "nq", "selectivity",
-    "concurrency", "rate_per_s",
+    "concurrency", "rate_per_s", "p99_target_s",
 )  # fmt: skip
 """What a row is, in the order of the columns."""
 
@@ -54,7 +54,7 @@ LAST = (
 COUNTS = ("batch_size", "knee_batch_size", "corpus", "queries", "dim", "k", "nq", "concurrency", "schema_version")
 """Columns of whole numbers."""
 
-SHARES = ("target_recall", "selectivity", "rate_per_s", "duration_s")
+SHARES = ("target_recall", "selectivity", "rate_per_s", "p99_target_s", "duration_s")
 """Columns of numbers that are settings or facts, not figures."""
 
 
@@ -141,6 +141,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
             "concurrency": point.concurrency,
             "search_params": _compact(point.search_params),
             "rate_per_s": point.rate_per_s,
+            "p99_target_s": record.settings.get("p99_target_s") if point.concurrency is None and point.rate_per_s is None else None,
             "nq": point.nq,
             "selectivity": point.selectivity,
             "target_recall": point.target_recall,

@@ -473,6 +473,17 @@ class LocalServer(Protocol):
 
 
 @runtime_checkable
+class Identified(Protocol):
+    """What a store offers whose engine neither its settings nor the libraries that it imports name: a server somewhere."""
+
+    def identity(self) -> Any:
+        """Return, as JSON-like data, which engine would be reached (address, version); None where nobody answers. Quick; never raises.
+
+        It is part of a search cell's key, so that the figures of two servers, or of two versions, are not mixed.
+        """
+
+
+@runtime_checkable
 class Verified(Protocol):
     """What a store may offer besides: what of it was really run against the engine, not only translated for it."""
 

@@ -8,16 +8,18 @@ machine's cores), or from the records of the same model and device where there a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from harness import cache, knee
 from harness.cells import Cell, cells_of, place_of
 from harness.data import open_data, prepare
 from harness.errors import DataError, SettingsError, WeightsError
 from harness.fingerprint import digest
-from harness.interfaces import Weights
+from harness.interfaces import Identified, Weights
 from harness.records import Record, newest, read_all
 from harness.settings import Job, compose_job, composing, expand
 
@@ -26,8 +28,6 @@ _GFLOP_PER_S_PER_CORE = 50.0
 _ACCELERATOR_GFLOP_PER_S = 10_000.0
 _START_S = 12.0
 """Importing torch and its companions in the measuring processes, once."""
-_FEWEST_TO_TUNE = 40
-"""Queries below which half of them bound a recall so loosely that no knob would do."""
 _SMALLEST_CORPUS = 200
 """Below this many documents a corpus says little about an index, so a budget does not go there."""
 
@@ -172,6 +172,7 @@ def _planned(jobs: Sequence[Job]) -> Plan:
     planned = []
     estimates: dict[str, float] = {}
     located: dict[str, Weights] = {}
+    engines: dict[str, Any] = {}
     wrong: dict[str, None] = {}
     for job in jobs:
         node = digest(dict(job.nodes["model"]))
@@ -182,6 +183,9 @@ def _planned(jobs: Sequence[Job]) -> Plan:
         except (WeightsError, DataError) as error:
             wrong[str(error)] = None
             continue
+        store = digest(dict(job.nodes["store"]))
+        if store not in engines:  # asked once
+            engines[store] = job.store.identity() if isinstance(job.store, Identified) else None
         data = open_data(folder)
         rows = len(data.corpus)
         where = f"the {rows} documents of dataset={job.choices['dataset']}" + (
@@ -205,7 +209,7 @@ def _planned(jobs: Sequence[Job]) -> Plan:
         curve = []
         for size in batch_sizes(job, rows):
             one = replace(job, batch_size=size)
-            embed, search = cells_of(one, data, folder, located[node])
+            embed, search = cells_of(one, data, folder, located[node], engines[store])
             if job.dataset.modality != "vectors":  # there is nothing to embed
                 curve.append(embed)
                 estimates[embed.key] = _embed_seconds(one, seconds)
@@ -263,6 +267,14 @@ def _search_seconds(job: Job, rows: int) -> float:
     return job.processes * (load + closed + opened + looked_for) + load + 2.0
 
 
+def fewest_to_tune(target: float) -> int:
+    """Return how many queries, all of them answered without a miss, have a 95 % interval that begins at the target recall or above.
+
+    Gaffke's lower bound for n scores of 1 is Clopper and Pearson's, 0.025 ** (1 / n).
+    """
+    return math.ceil(math.log(0.025) / math.log(target))
+
+
 def _too_few(job: Job, rows: int, queries: int) -> list[str]:
     """Return what a filter or a target asks for that there is not enough data for."""
     found = [
@@ -270,8 +282,11 @@ def _too_few(job: Job, rows: int, queries: int) -> list[str]:
         for share in job.filter
         if share is not None and share * rows * 0.8 < max(job.k)  # parts differ a little in size
     ]
-    if job.target_recall and queries < _FEWEST_TO_TUNE:
-        found.append(f"target_recall needs dataset.queries ≥ {_FEWEST_TO_TUNE}, half of them to tune on, got {queries}")
+    if job.target_recall and queries < (least := 2 * fewest_to_tune(max(job.target_recall))):
+        found.append(
+            f"target_recall={max(job.target_recall):g} needs dataset.queries ≥ {least}, half of them to tune on, got {queries}: "
+            "fewer cannot show it even where all neighbours are found"
+        )
     return found
 
 

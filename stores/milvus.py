@@ -40,13 +40,16 @@ from urllib.parse import urldefrag, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import SettingsError, StoreError
+from harness.errors import SettingsError, StoreError, StoreTimeoutError
 from harness.interfaces import Ids, Index, Metric, Ready, VectorType, part_of
 from stores.index import HNSW
-from stores.milvus_connection import Connection
+from stores.milvus_connection import Connection, status
 from stores.milvus_params import BINARY_FAMILIES, index_type, metric_type, milvus_params
 from stores.milvus_wire import as_bytes, data_type, insert_request
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
+
+PATIENCE_S = 3.0
+"""How long a server may take to say who it is when a plan is made."""
 
 _T = TypeVar("_T")
 
@@ -301,7 +304,7 @@ class Milvus:
         self._take(name, dim=dim, metric=metric, index=index, vector_type=vector_type, filtered=filtered)
         self._call_search = self._opened().method("search")
 
-    def _connect(self, uri: str) -> None:
+    def _connect(self, uri: str, *, timeout_s: float | None = None) -> None:
         if self._connection is not None:
             raise StoreError(f"store={self.name} is open already; close it first")
         token, user, password = (os.environ.get(name, "") if name else "" for name in (self.token_env, self.user_env, self.password_env))
@@ -310,7 +313,7 @@ class Milvus:
             uri,
             token=token or (f"{user}:{password}" if user else ""),
             database=self.database,
-            timeout_s=self.timeout_s,
+            timeout_s=timeout_s or self.timeout_s,
             tls={
                 "ca_file": self.ca_file,
                 "client_cert_file": self.client_cert_file,
@@ -319,6 +322,19 @@ class Milvus:
             },
             login=f"set ${self.token_env}" + (f", or ${self.user_env} and ${self.password_env}" if self.user_env else ""),
         )
+
+    def identity(self) -> dict[str, str] | None:
+        """Which server this is and of which version, asked for at once and with little patience; None where nobody answers."""
+        try:
+            self._connect(self.uri, timeout_s=min(self.timeout_s, PATIENCE_S))
+        except StoreError:
+            return None
+        try:
+            return {"server": self.uri, "version": self.version()}
+        except StoreError:
+            return None
+        finally:
+            self.close()
 
     def version(self) -> str:
         """The server's version as it says it, without the ``v``."""
@@ -611,7 +627,8 @@ class Milvus:
                     **self._search_extra,
                 )
             except self._connection.failures as error:
-                raise StoreError(f"store={self.name} could not search: {self._reason(error)}") from error
+                kind = StoreTimeoutError if status(error) == "DEADLINE_EXCEEDED" else StoreError
+                raise kind(f"store={self.name} could not search: {self._reason(error)}") from error
             for row, hits in enumerate(found, start):
                 answer[row, : len(hits.ids)] = hits.ids
         return answer

@@ -91,7 +91,7 @@ class Connection:
         except (*self.failures, OSError) as error:
             self.close()
             said = self.reason(error)
-            code = _status(error)
+            code = status(error)
             if code == "UNAUTHENTICATED" or "auth check failure" in said:
                 why = f"refused the login ({'a token was sent' if token else 'no token was sent'}); {login}"
             elif code == "DEADLINE_EXCEEDED":
@@ -133,7 +133,7 @@ class Connection:
 
     def reason(self, error: BaseException) -> str:
         """What the library said, without what it adds for its own makers; or in plain words what it means."""
-        code = _status(error)
+        code = status(error)
         details = getattr(error, "details", None)
         said = str(getattr(error, "message", "") or (details() if callable(details) else error))
         if code == "DEADLINE_EXCEEDED":
@@ -149,7 +149,7 @@ class Connection:
             client.close()
 
 
-def _status(error: BaseException | None) -> str:
+def status(error: BaseException | None) -> str:
     """Return gRPC's status, ``UNAVAILABLE`` or another, of an error or of what caused it; empty if there is none."""
     while error is not None:
         with suppress(AttributeError, TypeError):

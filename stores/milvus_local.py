@@ -120,6 +120,13 @@ class MilvusLocal(Milvus):
             self._leave()
             raise
 
+    def identity(self) -> dict[str, str] | None:
+        """The version that would be started, which no import tells; None where the package is absent."""
+        try:
+            return {"version": package_version()}
+        except StoreError:
+            return None
+
     def version(self) -> str:
         """The server's version."""
         return f"milvus {package_version()}"

@@ -94,6 +94,19 @@ class Zilliz(Milvus):
         harness.errors.StoreError
             When the environment names none, nobody answers, or the key is refused.
         """
+        self._take_endpoint()
+        super().open(folder)
+
+    def identity(self) -> dict[str, str] | None:
+        """Which cluster this is and of which version; None where nobody answers."""
+        try:
+            self._take_endpoint()
+        except StoreError:
+            return None
+        return super().identity()
+
+    def _take_endpoint(self) -> None:
+        """Read the endpoint that the environment names."""
         unset = [f"${name}" for name in (self.endpoint_env, self.token_env) if not os.environ.get(name)]
         if unset:
             raise StoreError(f"store={self.name} needs {' and '.join(unset)} in the environment: the cluster's endpoint and an API key")
@@ -101,7 +114,6 @@ class Zilliz(Milvus):
         found = self._own_violations()
         if found:
             raise StoreError(f"store={self.name}: ${self.endpoint_env} is no endpoint: " + "; ".join(found))
-        super().open(folder)
 
     def version(self) -> str:
         """What the service says of itself."""

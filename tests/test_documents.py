@@ -29,7 +29,7 @@ from tests.conftest import ROOT
 COMMANDED = ("README.md", "CONTRIBUTING.md")
 ALL = (*COMMANDED, "ARCHITECTURE.md", "CHANGELOG.md", "results/README.md")
 SMALL = ["dataset.corpus=64", "dataset.queries=16", "processes=1", "min_duration_s=0.2", "workload.min_requests=20", "embed_items=32"]
-SMALL_DATA = ["dataset.corpus=64", "dataset.queries=48"]
+SMALL_DATA = ["dataset.corpus=160", "dataset.queries=150"]
 EXAMPLES = ["--config-dir", "my_conf", "model=letters", "dataset=pairs", "dataset.path=pairs.tsv", "store=plain_faiss", "metric=ip"]
 
 

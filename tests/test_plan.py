@@ -2,9 +2,11 @@
 
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -13,9 +15,10 @@ from harness.data import open_data
 from harness.engine import Engine
 from harness.errors import SettingsError
 from harness.interfaces import Caveat
-from harness.plan import make_plan, write_manifest
+from harness.plan import fewest_to_tune, make_plan, write_manifest
 from harness.progress import Progress
 from harness.records import Measured, Record, now, write
+from harness.statistics import mean_over_queries
 from tests.conftest import PLUGINS, QUICK
 from tests.plugins.parts import HashedWords, NullStore
 
@@ -104,6 +107,12 @@ def test_another_server_or_version_behind_the_same_settings_is_another_search_ce
     monkeypatch.setattr(NullStore, "identity", lambda self: {"server": "http://one:19530", "version": "2.6.0"})
     assert keys(plan(), "search") != keys(before, "search")
     assert keys(plan(), "embed") == keys(before, "embed")
+
+
+@pytest.mark.parametrize("target", [0.5, 0.9, 0.95, 0.99])
+def test_the_fewest_queries_to_tune_on_are_those_whose_interval_can_reach_the_target(target):
+    fewest = fewest_to_tune(target)
+    assert mean_over_queries(np.ones(fewest)).lo >= target > mean_over_queries(np.ones(math.floor(fewest * 0.9))).lo
 
 
 def test_the_source_of_the_plug_ins_and_of_the_measuring_code_is_part_of_the_key(plan):

@@ -94,6 +94,12 @@ STORE = Part("store", _text("store"), "store")
 K = Part("k", _text("k"), "k", number=True, prefix="k=")
 CONCURRENCY = Part("concurrency", _text("concurrency"), "concurrency", number=True, prefix="concurrency ")
 RATE = Part("rate", lambda row: "" if row["rate_per_s"] is None else f"{row['rate_per_s']:g}/s", "rate_per_s", prefix="rate ")
+P99_TARGET = Part(
+    "p99 target",
+    lambda row: "" if row["p99_target_s"] is None else f"{row['p99_target_s'] * 1e3:g} ms",
+    "p99_target_s",
+    prefix="highest rate with p99 ≤ ",
+)
 NQ = Part("queries a request", lambda row: "" if row["nq"] in (None, 1) else str(row["nq"]), "nq", prefix="nq=")
 FILTER = Part(
     "filter", lambda row: "" if row["selectivity"] is None else f"{row['selectivity'] * 100:g} %", "selectivity", prefix="filter "
@@ -108,7 +114,7 @@ MEASURED = Part("measured (UTC)", _measured, "started_at")
 """Told only where two rows would otherwise bear the same name."""
 
 EMBED_PARTS = (MODEL, DEVICE, DTYPE, BATCH, MACHINE)
-SEARCH_PARTS = (MODEL, INDEX, SEARCH, TARGET, BUILD, STORE, VECTORS, METRIC, K, FILTER, CONCURRENCY, RATE, NQ, DTYPE, MACHINE)
+SEARCH_PARTS = (MODEL, INDEX, SEARCH, TARGET, BUILD, STORE, VECTORS, METRIC, K, FILTER, CONCURRENCY, RATE, P99_TARGET, NQ, DTYPE, MACHINE)
 
 
 def varying(rows: Sequence[Row], parts: Sequence[Part]) -> list[Part]:

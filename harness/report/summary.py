@@ -131,7 +131,14 @@ def _attribution(rows: Sequence[Row]) -> list[str]:
     sentences = []
     for store in dict.fromkeys(row["store"] for row in rows):
         known = [
-            row for row in rows if row["store"] == store and row["concurrency"] == 1 and row["floor_p50_s"] and row["search_latency_p50_s"]
+            row
+            for row in rows
+            if row["store"] == store
+            and row["concurrency"] == 1
+            and row["selectivity"] is None
+            and row["vector_type"] in (None, "fp32")
+            and row["floor_p50_s"]
+            and row["search_latency_p50_s"]
         ]
         if not known:
             continue

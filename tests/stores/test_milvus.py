@@ -132,3 +132,7 @@ def test_an_index_is_read_from_either_form_in_which_servers_describe_it():
 )
 def test_values_are_compared_by_what_they_mean(has, asked, same):
     assert _same(has, asked) is same
+
+
+def test_who_a_server_is_is_asked_quickly_and_is_nothing_where_nobody_answers():
+    assert Milvus(uri="http://127.0.0.1:9").identity() is None

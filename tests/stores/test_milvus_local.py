@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from harness.errors import StoreError
 from harness.interfaces import LocalServer, Verified, part_of
 from stores.index import FLAT, HNSW, IVF_FLAT, IVF_PQ
+from stores.milvus import Milvus
 from stores.milvus_local import MilvusLocal
 from tests.stores import test_contract
 from tests.stores.oracle import ROOT, hard_rows, recall
@@ -28,6 +29,7 @@ GRAPH = HNSW(M=8, ef_construction=60, ef=(10, 100))
 START = """
 import sys, time
 from pathlib import Path
+from stores.milvus import Milvus
 from stores.milvus_local import MilvusLocal
 store = MilvusLocal()
 store.open(Path(sys.argv[1]))
@@ -296,3 +298,12 @@ def test_a_cell_index_probed_whole_finds_all_under_a_filter(local, tmp_path):
     peer.add(CORPUS)
     assert store.index_bytes() == pytest.approx(faiss.serialize_index(peer).nbytes, rel=0.02)
     store.close()
+
+
+def test_which_server_answers_is_told_with_its_version_and_leaves_no_connection(local):
+    asked = Milvus(uri=local.uri)
+    found = asked.identity()
+    assert found["server"] == local.uri
+    assert found["version"].startswith("milvus 2.3.5")
+    assert asked.endpoint() is None
+    assert MilvusLocal().identity() == {"version": "2.3.5"}
