@@ -38,7 +38,16 @@ LIBRARIES = (
     "numpy",
     "scipy",
 )
-_FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs")
+_FAISS = (
+    "faiss-cpu",
+    "faiss-gpu",
+    "faiss-gpu-cu11",
+    "faiss-gpu-cu12",
+    "faiss-gpu-cuvs",
+    "faiss-gpu-cu12-cuvs",
+    "faiss-gpu-cu13-cuvs",
+    "faiss-cuda",
+)
 """Builds of FAISS, of which all install the same folder."""
 _DISTRIBUTION = "embedding-search-harness"
 _FOR_DEVELOPERS = "dev"

@@ -151,6 +151,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     arithmetic = None if counted is None else _arithmetic(counted, items_a_pass, rate, device, spec["dtype"])
     asked = _queries(model, data, spec, order, report, clock)
     joules, no_joules = _energy(model, prepared, device, spec["share_s"])
+    served = sent.totals(forward.wall_s)
     result = {
         "info": {**asdict(info), "weights_fingerprint": model.fingerprint(), "threads": threads.in_force()},
         "caveats": [[caveat.code, caveat.text] for caveat in caveats],
@@ -159,9 +160,9 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         "first_query_s": first_query_s,
         "compile_s": compile_s,
         "throughput_per_s": rate,
-        "units_per_s": rate * sum(ready.units for ready in prepared) / items_a_pass,
+        "units_per_s": rate * sum(ready.units for ready in prepared) / items_a_pass if served is None else served["tokens_per_s"] or None,
         "pipeline_per_s": pipeline.count * len(stored[0]) / pipeline.wall_s,
-        "truncated_share": sum(ready.truncated for ready in prepared) / items_a_pass,
+        "truncated_share": None if served is not None else sum(ready.truncated for ready in prepared) / items_a_pass,
         "items": items_a_pass,
         "batch_items": len(stored[0]),
         "stages": {name: sum(stages[name].seconds) / stages[name].count for name in STAGES},
@@ -169,7 +170,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         "arithmetic": arithmetic,
         "energy_j_per_item": None if joules is None else joules / items_a_pass,
         "energy_reason": no_joules,
-        "requests": sent.totals(forward.wall_s),
+        "requests": served,
     }
     (folder / "result.json").write_text(json.dumps(result))
     arrays: dict[str, Any] = {"forward_s": forward.array(), "batch_s": stages["batch"].array(), "query_s": asked.array()}
@@ -253,22 +254,25 @@ class _Sent:
     def __init__(self, model: Model) -> None:
         self._model: Served | None = model if isinstance(model, Served) else None
         self._began = self._now()
-        self._inside = 0.0
+        self._inside = dict.fromkeys(("requests", "billed_tokens"), 0.0)
 
     def _now(self) -> dict[str, float]:
         return {} if self._model is None else dict(self._model.counters())
 
     def __enter__(self) -> None:
-        self._inside -= self._now().get("requests", 0.0)
+        now = self._now()
+        self._inside = {name: inside - now.get(name, 0.0) for name, inside in self._inside.items()}
 
     def __exit__(self, *_: object) -> None:
-        self._inside += self._now().get("requests", 0.0)
+        now = self._now()
+        self._inside = {name: inside + now.get(name, 0.0) for name, inside in self._inside.items()}
 
     def totals(self, forward_s: float) -> dict[str, float] | None:
-        """Return the counters' growth and the requests a second of the forward passes; None for a model that computes here."""
+        """Return the counters' growth, and requests and billed tokens a second of forward passes; None for a model that computes here."""
         if self._model is None:
             return None
-        return {name: value - self._began[name] for name, value in self._now().items()} | {"per_s": self._inside / forward_s}
+        rates = {"per_s": self._inside["requests"] / forward_s, "tokens_per_s": self._inside["billed_tokens"] / forward_s}
+        return {name: value - self._began[name] for name, value in self._now().items()} | rates
 
 
 def forward_pass(model: Model, prepared: Sequence[Prepared], device: str, into: Timed, *, clock: Clock = time.perf_counter_ns) -> None:

@@ -378,7 +378,9 @@ _NO_MEMORY = (
 
 def memory_ran_out(error: BaseException | None) -> bool:
     """Say whether an error, or one that it was raised from, is about there being no more memory, on the host or on a device."""
-    while error is not None:
+    seen: set[int] = set()  # an error can be its own cause, by `raise error from error`
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         named = {kind.__name__ for kind in type(error).__mro__}
         if named & {"MemoryError", "OutOfMemoryError"} or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return True

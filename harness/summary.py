@@ -48,7 +48,7 @@ def of_embed(outcomes: Sequence[Outcome], memory: Mapping[str, Any], *, device: 
     no_memory = f"device={device} has no memory of its own that torch counts"
     metrics = {
         "throughput_per_s": scalar("throughput_per_s", "items/s", "higher"),
-        "units_per_s": scalar("units_per_s", f"{unit}/s", "higher"),
+        "units_per_s": scalar("units_per_s", f"{unit}/s", "higher", reason="the endpoint does not say how many tokens it read"),
         "pipeline_per_s": scalar("pipeline_per_s", "items/s", "higher"),
         **_bounds(outcomes),
         "load_s": scalar("load_s", "s", "lower"),
@@ -79,6 +79,8 @@ def of_embed(outcomes: Sequence[Outcome], memory: Mapping[str, Any], *, device: 
     metrics["truncated_share"] = (
         Measured(None, "ratio", "none", reason="images are scaled, not cut to a length")
         if unit == "images"
+        else Measured(None, "ratio", "none", reason="which items the endpoint cuts is not known")
+        if outcomes[0].result["truncated_share"] is None
         else _counted(outcomes[0].result["truncated_share"], "ratio", outcomes[0].result["items"])
     )
     asked, caveats = _requests(outcomes)

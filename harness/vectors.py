@@ -133,6 +133,8 @@ def _checked(ids: Ids, queries: Vectors, corpus: Vectors, metric: Metric) -> Nei
         When it is not: the neighbours are of another metric, of other vectors, or old.
     """
     k = ids.shape[1]
+    if (np.diff(np.sort(ids, axis=1), axis=1) == 0).any():
+        raise AuditError("the neighbours that came with the vectors name a row twice for the same query; leave dataset.neighbours_path out")
     sample = np.sort(np.random.default_rng(0).permutation(len(queries))[:_SAMPLE])
     exact = exact_neighbours(queries[sample], corpus, k=k, metric=metric)
     right = recall_at_k(ids[sample], exact, k=k, queries=queries[sample], corpus=corpus)

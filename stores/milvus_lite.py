@@ -20,6 +20,10 @@ index (to hide deleted rows), and fetches each hit as a dict: 1.5 ms at 10 rows,
 5,000, of which FAISS's own search is a few per cent. A request with many queries pays for the walk once. FLAT is NumPy,
 which copies and, for cosine, normalises all rows again for each request.
 
+**Idle connections.** pymilvus pings every 10 seconds, and the engine's gRPC server, which wants five minutes between pings, closes the
+connection of a client that has been idle for half a minute ("Too many pings"), as the smaller collections of a cell are while the
+large one is built; their next search then fails. Pings are turned off.
+
 **Threads.** A request with one query runs FAISS on one thread; one with many, and building an index,
 use FAISS's OpenMP threads; FLAT uses BLAS's. OMP_NUM_THREADS, set before the process starts, pins
 both. ``faiss.omp_set_num_threads`` does not: it holds for the calling thread only, and the engine works in
@@ -59,6 +63,9 @@ CONSISTENCY = "Strong"
 
 ENGINE_NAMES = {"FLAT": "BRUTE_FORCE"}
 """What the engine calls an index that it has attached, where that is not the family's name."""
+
+QUIET = {"grpc.keepalive_time_ms": 2**31 - 1, "grpc.keepalive_permit_without_calls": 0}
+"""No pings to an engine inside this process; see *Idle connections* in the docstring above."""
 
 POLL_S = 0.005
 """Between two looks at the engine's state; a look costs about a millisecond."""
@@ -159,7 +166,7 @@ class MilvusLite:
         self._failures = (MilvusException, grpc.RpcError)
         self._path = Path(folder).resolve() / "milvus_lite.db"
         with self._translated("start"):
-            self._client = MilvusClient(str(self._path))
+            self._client = MilvusClient(str(self._path), grpc_options=QUIET)
 
     def endpoint(self) -> str | None:
         """None: one process a file."""

@@ -85,6 +85,13 @@ def test_running_out_of_memory_is_told_from_other_errors(error, memory):
     assert memory_ran_out(error) is memory
 
 
+def test_an_error_that_is_its_own_cause_is_looked_at_once():
+    """As pymilvus raises them: `raise e from e`."""
+    error = RuntimeError("too many pings")
+    error.__cause__ = error
+    assert memory_ran_out(error) is False
+
+
 def test_running_out_of_an_accelerators_memory_is_told_by_torchs_own_error():
     import torch
 

@@ -226,7 +226,8 @@ def test_rule_04_what_an_endpoint_lets_wait_is_in_no_figure_and_said(data, tmp_p
 
         def counters(self):
             times = type(self).sent // 3
-            return {"requests": type(self).sent, "retries": times, "rate_limited": times, "waited_s": type(self).waited, "billed_tokens": 0}
+            return {"requests": type(self).sent, "retries": times, "rate_limited": times, "waited_s": type(self).waited,
+                    "billed_tokens": 7 * type(self).sent}  # fmt: skip
 
         def forward(self, prepared):
             type(self).sent += 1
@@ -244,7 +245,9 @@ def test_rule_04_what_an_endpoint_lets_wait_is_in_no_figure_and_said(data, tmp_p
     assert np.mean(seconds >= 0.1) < 0.15, "a third of them would, with the waiting in them"
     assert found.result["requests"]["per_s"] < 1 / 0.004
     assert found.result["throughput_per_s"] == pytest.approx(4 * found.result["requests"]["per_s"])
+    assert found.result["units_per_s"] == pytest.approx(7 * found.result["requests"]["per_s"]), "tokens as the endpoint bills them"
     told = summary.of_embed([found], MEMORY, device="cpu", unit="tokens")
+    assert told.metrics["truncated_share"].value is None
     assert told.metrics["retries"].value > 0
     assert "requests_repeated" in dict(told.caveats)
 

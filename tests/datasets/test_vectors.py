@@ -165,6 +165,14 @@ def test_neighbours_of_another_metric_or_of_other_vectors_are_refused_and_are_no
         truth_of(folder, tmp_path, "cosine")
 
 
+def test_neighbours_that_name_a_row_twice_are_refused(tmp_path):
+    neighbours = nearest()
+    neighbours[7, 3] = neighbours[7, 2]
+    _, _, folder = made(tmp_path, path=hdf5(tmp_path / "x.hdf5", neighbours=neighbours))
+    with pytest.raises(AuditError, match="a row twice"):
+        truth_of(folder, tmp_path, "cosine")
+
+
 def test_what_was_laid_out_is_read_back(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     path = hdf5(tmp_path / "x.hdf5")

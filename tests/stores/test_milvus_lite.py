@@ -313,3 +313,18 @@ def test_a_filter_needs_a_collection_with_the_field(store):
     filled(store, FLAT())
     with pytest.raises(StoreError, match="without the field"):
         store.search(QUERIES[:1], 1, {}, below=5)
+
+
+@pytest.mark.slow
+def test_a_collection_that_nobody_has_asked_for_a_while_still_answers(tmp_path):
+    store = MilvusLite()
+    (tmp_path / "idle").mkdir()
+    store.open(tmp_path / "idle")
+    store.create("idle", dim=4, metric="l2", index=FLAT())
+    store.insert(np.eye(4, dtype=np.float32), 0)
+    store.build()
+    store.wait_ready(rows=4, deadline_s=30)
+    time.sleep(60)
+    assert store.search(np.eye(4, dtype=np.float32)[:1], 1, {}).tolist() == [[0]]
+    store.drop()
+    store.close()
