@@ -107,7 +107,9 @@ FILTER = Part(
 TARGET = Part(
     "target recall", lambda row: "" if row["target_recall"] is None else f"{row['target_recall']:g}", "target_recall", prefix="target "
 )
-VECTORS = Part("vectors", _text("vector_type"), "vector_type")
+VECTORS = Part(
+    "stored as", lambda row: "" if row["vector_type"] in (None, "fp32") else str(row["vector_type"]), "vector_type", prefix="stored as "
+)
 BUILD = Part("build", _parameters("build_params"), "build_params")
 MACHINE = Part("machine", _machine, "machine", prefix="machine ")
 MEASURED = Part("measured (UTC)", _measured, "started_at")
