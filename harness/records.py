@@ -26,7 +26,7 @@ from harness.statistics import Unit
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a number's meaning or the layout changes; older records are refused, not guessed at."""
 
 Kind = Literal["embed", "search"]

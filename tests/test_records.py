@@ -121,7 +121,7 @@ def body(**changes):
         ("3", "schema_version"),
         (body(schema_version=0), "schema_version is 0"),
         (body(schema_version=records.SCHEMA_VERSION + 1), "measure again"),
-        (json.dumps({"schema_version": 1}), "not a whole record"),
+        (json.dumps({"schema_version": records.SCHEMA_VERSION}), "not a whole record"),
         (body(metrics=None), "not a whole record"),
         (body(metrics={"x": {"value": 1}}), "not a whole record"),
         (body(points=[{"k": 1}]), "not a whole record"),
