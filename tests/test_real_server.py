@@ -13,8 +13,19 @@ SERVER = ("model=hashed_words", "dataset=sentences", "dataset.corpus=600", "data
 QUICKLY = ("processes=1", "min_duration_s=0.5", "workload.min_requests=60", "embed_items=32")
 
 
+def servers():
+    """Process numbers of all Milvus servers on this machine and of what watches over them; other tests may have one running."""
+    lines = {process.pid: " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])}
+    return {pid for pid, line in lines.items() if "milvus" in line and "standalone" in line}
+
+
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory, shared_cache):
+def before():
+    return servers()
+
+
+@pytest.fixture(scope="module")
+def rows(before, tmp_path_factory, shared_cache):
     """The operating points of the run."""
     pytest.importorskip("milvus", reason="the package milvus, which carries the server, is not installed")
     folder = tmp_path_factory.mktemp("server")
@@ -53,6 +64,5 @@ def test_the_server_is_told_apart_from_its_client(rows):
     assert rows.store_load_s.notna().any()
 
 
-def test_nothing_of_the_server_is_left(rows):
-    left = [process.cmdline() for process in psutil.process_iter(["cmdline"]) if "milvus" in " ".join(process.info["cmdline"] or [])[:200]]
-    assert not [line for line in left if "standalone" in line]
+def test_nothing_of_the_server_is_left(before, rows):
+    assert servers() <= before
