@@ -104,7 +104,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 no regression, 1 confirmed regression or missing cell, 3 not trustworthy, 4 not comparable, 5 a cell crashed (2 is a mistake in what was asked)."""
+        """0 no regression, 1 regression or missing cell, 3 not trustworthy, 4 not comparable, 5 a cell crashed (2: misused)."""
         counts = self.counts
         if self.contaminated:
             return EXIT_UNTRUSTED
