@@ -1,0 +1,365 @@
+"""The gate's rule: from rounds to a decision. Pure: nothing is measured, read or printed here.
+
+One number a round enters, the logarithm of head / base in the direction of harm. Everything is read off the sorted *Walsh averages*, the means of
+all pairs of rounds: their median is the change (Hodges and Lehmann 1963), and counting those above a value is the signed-rank test of
+Wilcoxon (1945) of that value. The interval is that test inverted, and the verdict is read off the interval, so the two cannot disagree:
+
+- REGRESSION: the whole interval lies above no change, and the change itself above the floor;
+- IMPROVED: the mirror image;
+- PASS: the whole interval lies below the target (no absence of evidence, but a proof of smallness);
+- otherwise more rounds, and at the cap INCONCLUSIVE.
+
+The test is exact and assumes only that a round is as likely to favour one side as the other, which the random order inside a round
+provides. Looking several times is paid for by splitting `alpha` over the looks (Bonferroni), so that the interval holds at all looks
+together with confidence 1 - 2 alpha (a repeated confidence interval, Jennison and Turnbull 1989). A regression counts only when a second
+measurement from scratch shows it again, at `second_alpha`; `confirm` puts the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from harness.gate.kinds import Kind
+from harness.gate.outcome import Decision, Verdict
+
+LOOKS: Final = (10, 20, 40, 60, 80)
+"""Numbers of rounds at which the data are looked at."""
+FALSE_ALARMS: Final = 0.01
+"""Bound on the probability that a whole gate blames a change that did nothing."""
+REQUESTS_BEYOND: Final = 20
+"""Requests of each side and round that must lie beyond a quantile before it is judged: fewer make the estimate the outliers' play."""
+
+Floats = NDArray[np.float64]
+
+
+def log_ratios(base: Iterable[float | None], head: Iterable[float | None], kind: Kind) -> Floats:
+    """Return for each round log(head / base) in the direction of harm.
+
+    A round that has no positive finite number on both sides becomes NaN, which `decide` answers with ERROR; so does a round that only
+    one side has.
+    """
+    one, other = _numbers(base), _numbers(head)
+    count = max(one.size, other.size)
+    both = np.full((2, count), math.nan)
+    both[0, : one.size], both[1, : other.size] = one, other
+    usable = np.isfinite(both).all(axis=0) & (both > 0).all(axis=0)
+    ratios = np.full(count, math.nan)
+    ratios[usable] = np.log(both[1, usable] / both[0, usable])
+    return _harm(kind) * ratios
+
+
+def decide(x: ArrayLike, kind: Kind, *, alpha: float = 0.01, looks: Sequence[int] = LOOKS, last: bool = False) -> Decision | None:
+    """Decide on a case from its rounds so far, or ask for more.
+
+    Parameters
+    ----------
+    x : array_like of shape (rounds,)
+        One number a round: log(head / base) in the direction of harm (see `log_ratios`), rounds being independent process pairs.
+    kind : Kind
+        Floor and target.
+    alpha : float
+        Bound on the probability of a wrong REGRESSION, and of a wrong PASS, over all looks.
+    looks : sequence of int
+        Numbers of rounds at which to look, ascending; at any other number the answer is None.
+    last : bool
+        There will be no more rounds: this is a look, and what is undecided is INCONCLUSIVE. It must not be used for more looks than
+        `looks` has.
+
+    Returns
+    -------
+    Decision or None
+        None: go on.
+    """
+    values = _numbers(x)
+    if fault := _fault(values):
+        return Decision("ERROR", rounds=values.size, reason=fault)
+    at_cap = last or values.size >= max(looks)
+    if not at_cap and values.size not in looks:
+        return None
+    decision = _judge(values, kind, level=alpha / len(looks), confidence=1 - 2 * alpha)
+    if decision.verdict == "INCONCLUSIVE" and not at_cap:
+        return None
+    return replace(decision, looks=sum(look < values.size for look in looks) + 1)
+
+
+def second_alpha(cases: int, alpha: float = 0.01) -> float:
+    """Return the level of the second measurement of what looked like a regression.
+
+    The two measurements are independent, so the probability that any of `cases` unchanged cases fails both is at most
+    ``cases * alpha * second_alpha``, which this keeps to 1 % (`FALSE_ALARMS`).
+    """
+    return min(0.05, FALSE_ALARMS / (max(cases, 1) * alpha))
+
+
+def confirm(first: Decision, second: Decision) -> Decision:
+    """Return the verdict on a case that looked like a regression and was measured again from scratch."""
+    if first.verdict != "REGRESSION" or second.verdict in ("REGRESSION", "ERROR"):
+        return second
+    reason = f"looked like a regression ({_percent(first.change)}) in {first.rounds} rounds and was not reproduced in {second.rounds} new ones"
+    return replace(second, reason=reason)
+
+
+def unpaired(base: ArrayLike, head: ArrayLike, kind: Kind, *, enough: bool, alpha: float = 0.01) -> Decision:
+    """Decide on values of independent processes that were not measured in common rounds.
+
+    The test of Mann and Whitney (1947) takes the place of Wilcoxon's, with all differences head - base in the place of the Walsh
+    averages. It cannot tell a slower version from a slower hour: interleaved rounds are better evidence.
+
+    Parameters
+    ----------
+    base, head : array_like of shape (processes,)
+        One positive value a process, in the metric's own unit.
+    kind : Kind
+        Floor, target and direction.
+    enough : bool
+        Whether the two sides may be compared for a verdict (same machine, enough processes). Otherwise the answer is advisory:
+        INCONCLUSIVE, with what the verdict would have been as the reason.
+    alpha : float
+        Bound on the probability of a wrong REGRESSION, and of a wrong PASS.
+    """
+    one, other = _numbers(base), _numbers(head)
+    rounds = min(one.size, other.size)
+    for values in (one, other):
+        if fault := _fault(values) or ("" if (values > 0).all() else "a value is zero or negative: a ratio needs positive ones"):
+            return Decision("ERROR", rounds=rounds, reason=fault)
+    differences = np.sort(_harm(kind) * np.subtract.outer(np.log(other), np.log(one)).ravel())
+    critical = _critical(_rank_sums(one.size, other.size), alpha)
+    decision = _read(differences, critical, kind, level=alpha, confidence=1 - 2 * alpha, rounds=rounds)
+    if critical is not None:
+        decision = replace(decision, p=_tail(_rank_sums(one.size, other.size), int((differences > 0).sum())))
+    if enough:
+        return decision
+    return replace(
+        decision, verdict="INCONCLUSIVE", advisory=True, reason=f"evidence is too weak for a verdict, which would be {decision.verdict}"
+    )
+
+
+def exact(base: Sequence[object], head: Sequence[object], kind: Kind) -> Decision:
+    """Decide on a metric that must be the same every time: recall of a deterministic build, bytes, a checksum.
+
+    One value a round on each side; a side whose values vary is an ERROR, since then the metric is not what it was declared to be.
+    """
+    rounds = min(len(base), len(head))
+    for side, values in (("base", base), ("head", head)):
+        if not len(values) or any(value is None or (isinstance(value, float) and not math.isfinite(value)) for value in values):
+            return Decision("ERROR", rounds=rounds, reason=f"{side} has rounds without a number")
+        if any(value != values[0] for value in values):
+            return Decision("ERROR", rounds=rounds, reason=f"declared exact, but {side} gave {_different(values)}")
+    one, other = base[0], head[0]
+    if kind.unit == "checksum":
+        if one == other:
+            return Decision("PASS", rounds=rounds)
+        return Decision("REGRESSION", rounds=rounds, reason=f"the checksum changed from {one} to {other}: the output is another one")
+    if not isinstance(one, int | float) or not isinstance(other, int | float):
+        return Decision("ERROR", rounds=rounds, reason=f"a number is needed, got {one!r} and {other!r}")
+    difference = other - one
+    relative = kind.unit != "ratio"
+    if relative and one == 0 and difference != 0:
+        return Decision("ERROR", rounds=rounds, reason="base is zero: a ratio needs a positive number")
+    change = difference / one if relative and one else float(difference)
+    harm = _harm(kind) * difference
+    verdict: Verdict = "REGRESSION" if harm > kind.target else "IMPROVED" if -harm > kind.target else "PASS"
+    reason = "" if verdict == "PASS" else f"{one:g} became {other:g}, which is exact"
+    return Decision(verdict, change=change, lo=change, hi=change, confidence=1.0, rounds=rounds, reason=reason)
+
+
+def quality(base_scores: ArrayLike, head_scores: ArrayLike, kind: Kind, *, alpha: float = 0.01) -> Decision:
+    """Decide on scores of queries that builds answered which differ from one to the next, such as recall of a parallel HNSW build.
+
+    The query is the unit: scores are averaged over builds first, then compared query by query. PASS proves that the mean loss is smaller
+    than the margin (`Kind.target`); REGRESSION proves a loss, and the loss itself exceeds the margin. The interval is Student's for the mean of
+    paired differences.
+
+    Parameters
+    ----------
+    base_scores, head_scores : array_like of shape (queries,) or (builds, queries)
+        The same queries in the same order on both sides.
+    kind : Kind
+        Margin (absolute) and direction.
+    alpha : float
+        Bound on the probability of a wrong REGRESSION, and of a wrong PASS.
+    """
+    from scipy.stats import ttest_1samp
+
+    sides = [np.atleast_2d(np.asarray(scores, dtype=np.float64)) for scores in (base_scores, head_scores)]
+    queries = sides[0].shape[1]
+    if queries != sides[1].shape[1]:
+        return Decision("ERROR", reason=f"base has {queries} queries and head {sides[1].shape[1]}: they cannot be paired")
+    if queries < 2 or not all(side.size and np.isfinite(side).all() for side in sides):
+        return Decision("ERROR", rounds=queries, reason="a query has no score, or there are fewer than two")
+    loss = _harm(kind) * (sides[1].mean(axis=0) - sides[0].mean(axis=0))
+    mean = float(loss.mean())
+    if np.ptp(loss) == 0:
+        lo, hi, p = mean, mean, 1.0 if mean <= 0 else 0.0
+    else:
+        test = ttest_1samp(loss, 0.0, alternative="greater")
+        ends = ttest_1samp(loss, 0.0).confidence_interval(1 - 2 * alpha)
+        lo, hi, p = float(ends.low), float(ends.high), float(test.pvalue)
+    margin, sign = kind.target, _harm(kind)
+    verdict: Verdict = "INCONCLUSIVE"
+    reason = f"neither a loss nor one below {margin:g} could be shown"
+    if lo > 0 and mean > margin:
+        verdict, reason = "REGRESSION", "worse by more than the margin, and not by chance"
+    elif hi < 0 and mean < -margin:
+        verdict, reason = "IMPROVED", "better by more than the margin, and not by chance"
+    elif hi < margin:
+        verdict, reason = "PASS", ""
+    low, high = sorted((sign * lo, sign * hi))
+    return Decision(verdict, change=sign * mean, lo=low, hi=high, confidence=1 - 2 * alpha, p=p, rounds=queries, looks=1, reason=reason)
+
+
+def harrell_davis(samples: ArrayLike, q: float) -> float:
+    """Return the quantile by Harrell and Davis (1982): a mean of all order statistics, steadier in the tail than one of them."""
+    from scipy.stats import quantile
+
+    return float(quantile(np.asarray(samples, dtype=np.float64), q, method="harrell-davis"))
+
+
+def requests_needed(q: float) -> int:
+    """Return how many requests of each side and round the quantile needs to be judged and not only shown: 400 for p95, 2,000 for p99."""
+    return math.ceil(REQUESTS_BEYOND / (1 - q) - 1e-9)
+
+
+def _judge(x: Floats, kind: Kind, *, level: float, confidence: float) -> Decision:
+    """Look once at rounds: the signed-rank test at one-sided `level`, inverted."""
+    first, second = np.triu_indices(x.size)
+    walsh = np.sort((x[first] + x[second]) / 2)
+    counts = _signed_ranks(x.size)
+    decision = _read(walsh, _critical(counts, level), kind, level=level, confidence=confidence, rounds=x.size)
+    return replace(decision, p=_tail(counts, int((walsh > 0).sum())))
+
+
+def _read(pairs: Floats, critical: int | None, kind: Kind, *, level: float, confidence: float, rounds: int) -> Decision:
+    """Read the verdict off sorted Walsh averages or differences, of which `critical` on one side of a value reject it.
+
+    Pairs that equal the value count for neither side: at ties the test is conservative (as if each had been broken against the claim),
+    where the textbook null distribution with mid-ranks would only be approximate.
+    """
+    floor, target = math.log1p(kind.floor), math.log1p(kind.target)
+    change = float(np.median(pairs))
+    if critical is None:
+        needed = math.floor(-math.log2(level)) + 1
+        reason = f"{rounds} rounds cannot show anything at this level, whatever they hold: at least {needed} are needed"
+        return Decision("INCONCLUSIVE", change=_ratio(change, kind), rounds=rounds, rounds_needed=needed, reason=reason)
+    lo, hi = float(pairs[-critical]), float(pairs[critical - 1])
+    error, at_level, at_power = _normal_error(lo, hi, level)
+    detectable = max((at_level + at_power) * error, floor + at_power * error)
+    verdict: Verdict
+    needed_rounds = None
+    if lo > 0 and change > floor:
+        verdict, reason = "REGRESSION", "worse by more than the floor, and not by chance"
+    elif hi < 0 and change < -floor:
+        verdict, reason = "IMPROVED", "better by more than the floor, and not by chance"
+    elif hi < target:
+        verdict, reason = "PASS", ""
+    else:
+        verdict, reason = "INCONCLUSIVE", f"neither harm nor a change below {kind.target:.0%} could be shown"
+        needed_rounds = _rounds_needed(change, error * math.sqrt(rounds), rounds, floor=floor, target=target, z=at_level + at_power / 2)
+    ends = sorted((_ratio(lo, kind), _ratio(hi, kind)))
+    return Decision(
+        verdict,
+        change=_ratio(change, kind),
+        lo=ends[0],
+        hi=ends[1],
+        confidence=confidence,
+        rounds=rounds,
+        looks=1,
+        detectable=math.expm1(detectable),
+        rounds_needed=needed_rounds,
+        reason=reason,
+    )
+
+
+def _normal_error(lo: float, hi: float, level: float) -> tuple[float, float, float]:
+    """Return the standard error that an interval of this width would have were it normal, and the normal quantiles of level and power."""
+    from scipy.special import ndtri
+
+    at_level, at_power = float(ndtri(1 - level)), float(ndtri(0.95))
+    return (hi - lo) / 2 / at_level, at_level, at_power
+
+
+def _rounds_needed(change: float, spread: float, rounds: int, *, floor: float, target: float, z: float) -> int:
+    """Estimate the rounds after which harm or smallness, whichever is nearer, can be shown, were the change as it looks."""
+    distances = [target - change] if change < target else []
+    if change > floor:
+        distances.append(change)
+    return max(rounds + 1, math.ceil((z * spread / max(distances)) ** 2))
+
+
+@lru_cache(maxsize=256)
+def _signed_ranks(n: int) -> Floats:
+    """Return the probability of each sum of the ranks 1 … n when each is in or out by a fair coin: the null of the signed-rank test."""
+    counts = np.zeros(n * (n + 1) // 2 + 1)
+    counts[0] = 1.0
+    for rank in range(1, n + 1):
+        counts[rank:] = counts[rank:] + counts[:-rank]
+        counts /= 2
+    return counts
+
+
+@lru_cache(maxsize=256)
+def _rank_sums(m: int, n: int) -> Floats:
+    """Return the probability of each count of pairs in which the second of two samples is larger: the null of Mann and Whitney's U."""
+    ways = np.zeros((n + 1, m * n + 1))
+    ways[0, 0] = 1.0
+    for smaller in range(m + n):
+        for chosen in range(min(n, smaller + 1), 0, -1):
+            below = smaller - (chosen - 1)
+            if 0 <= below <= m:
+                ways[chosen, below:] += ways[chosen - 1, : m * n + 1 - below]
+    return ways[n] / ways[n].sum()
+
+
+def _tail(probabilities: Floats, count: int) -> float:
+    """Return the probability of at least `count`."""
+    return float(min(1.0, probabilities[count:].sum()))
+
+
+def _critical(probabilities: Floats, level: float) -> int | None:
+    """Return the smallest count whose tail probability is below `level`; None where there is none."""
+    tails = np.cumsum(probabilities[::-1])[::-1]
+    below = np.flatnonzero(tails < level)
+    return int(below[0]) if below.size else None
+
+
+def _harm(kind: Kind) -> int:
+    """Return the sign that turns a growing number into growing harm."""
+    return 1 if kind.better == "lower" else -1
+
+
+def _ratio(harm: float, kind: Kind) -> float:
+    """Return a log ratio in the direction of harm as a ratio less one in the direction of the metric's own unit."""
+    return math.expm1(_harm(kind) * harm)
+
+
+def _percent(change: float | None) -> str:
+    return "" if change is None else f"{change:+.1%}"
+
+
+def _different(values: Sequence[object]) -> str:
+    return ", ".join(str(value) for value in sorted(set(values), key=str)[:3])
+
+
+def _numbers(values: Iterable[float | None] | ArrayLike) -> Floats:
+    """Return numbers as a vector; whatever is no number (None, text, a bool) is NaN."""
+    given = values if isinstance(values, np.ndarray) else list(values)  # type: ignore[arg-type]
+    array = np.asarray(given)
+    if array.dtype.kind not in "fiu":
+        real = [isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool) for value in given]
+        array = np.array([value if fits else math.nan for value, fits in zip(given, real, strict=True)])
+    return array.astype(np.float64).reshape(-1)
+
+
+def _fault(values: Floats) -> str:
+    """Say what makes rounds unusable; nothing where they are fine."""
+    if not values.size:
+        return "there are no rounds"
+    bad = np.flatnonzero(~np.isfinite(values))
+    return f"{bad.size} of {values.size} rounds have no usable number, the first is round {bad[0]}" if bad.size else ""
