@@ -44,7 +44,9 @@ _FLOOR_DIM = 2
 _NEAR_EMPTY = 10
 """Rows of the near-empty collection."""
 _BLOCK = 20
-"""Requests a block: short enough that drift hits all operating points alike, long enough that switching does not count."""
+"""Requests a block at least: short enough that drift hits all operating points alike."""
+_BLOCK_S = 0.02
+"""A block of quick requests has more of them: the first after a switch find the caches cold, as none does in a loop of one point."""
 _STRETCH_S = 0.25
 """A stretch of closed load by several clients: as a block, but clients begin and end within milliseconds of each other."""
 _STRETCH_LATENCIES = 40
@@ -96,6 +98,10 @@ class _Point:
     def stretch_s(self) -> float:
         """How long the next stretch has to be, so that the requests under way at its end, which count in part only, are few."""
         return _STRETCH_LATENCIES * float(self.latencies.mean()) if self.count else 0.0
+
+    def requests_in(self, seconds: float) -> int:
+        """How many requests, one after the other, take about so long; 0 as long as none was timed."""
+        return int(seconds * self.count / self.wall_s) if self.count else 0
 
     def about(self) -> dict[str, Any]:
         """Return what the record says of this point besides its samples."""
@@ -282,7 +288,7 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
             for one in left:
                 if one.serial:
                     store, vectors, _, numbered = at[one.name]
-                    _block(one, store, vectors, numbered)
+                    _block(one, store, vectors, numbered, max(_BLOCK, one.requests_in(_BLOCK_S)))
                 else:
                     assert one.clients is not None
                     clients.closed(one.asked, one.clients, max(_STRETCH_S, spec["share_s"] / 8, one.stretch_s), one.traffic)
@@ -407,20 +413,25 @@ def _tune(
     return found
 
 
-def _block(one: _Point, store: Store, queries: NDArray[Any], requests: Sequence[NDArray[np.int64]]) -> None:
+def _block(one: _Point, store: Store, queries: NDArray[Any], requests: Sequence[NDArray[np.int64]], size: int = _BLOCK) -> None:
     """Send the next few requests, one after the other."""
     start = one.timed.count
-    numbers = [(start + step) % len(requests) for step in range(_BLOCK)]
-    vectors = [queries[requests[number]] for number in numbers]
+    numbers = [(start + step) % len(requests) for step in range(size)]
+    vectors = [_part(queries, requests[number]) for number in numbers]
     below = _below(one.asked)
     k, params = one.asked.k, one.asked.params
 
     def request(step: int) -> Ids:
         return store.search(vectors[step], k, params, **below)
 
-    for number, ids in zip(numbers, one.timed.block(request, range(_BLOCK)), strict=True):
+    for number, ids in zip(numbers, one.timed.block(request, range(size)), strict=True):
         for query, found in zip(requests[number].tolist(), ids, strict=True):
             one.answers.setdefault(query, found)
+
+
+def _part(queries: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the queries of a request; one alone stays where it lies, as in a loop over the rows: a copy is worse aligned."""
+    return queries[numbers[0] : numbers[0] + 1] if len(numbers) == 1 else queries[numbers]
 
 
 def _open_loop(one: _Point, clients: Clients, until: Until, spec: Mapping[str, Any], rng: np.random.Generator) -> None:
