@@ -3,7 +3,7 @@
 Where an accelerator (or an endpoint) computes, the forward pass leaves this machine's cores free: worker threads prepare the next batches
 meanwhile, one core being left to the thread that feeds the device. Where the forward pass runs on the CPU it takes all `threads`
 itself, and a thread that prepares beside it does not fill a gap but takes a core away from it, for which its other threads then wait at
-the end of every operator. There the two take turns: as many batches as there are threads are prepared side by side, then
+the end of every operator. There the two take turns: a few batches for each thread are prepared side by side, then
 embedded one after the other. Either way no more than `threads` cores are asked for, order is kept, and memory does not grow
 with the corpus.
 """
@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -25,6 +25,9 @@ from harness.timing import Clock, Timed
 
 AHEAD_BYTES = 1 << 30
 """Batches in the making or waiting take at most so much memory, a gibibyte, except that one may always be waited for."""
+
+_TURN = 4
+"""Batches a worker prepares in one turn: pictures differ in size, and at its end the workers wait for the one with the largest."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Crew:
     """Threads that prepare."""
     in_turns: bool
     """Whether preparing and embedding take turns, instead of going on at the same time."""
+    turn: int = 1
+    """In turns, so many batches for each worker are prepared before they are embedded."""
 
 
 def crew(model: Model, device: str, *, batch_bytes: int, threads: int | None = None) -> Crew:
@@ -51,7 +56,8 @@ def crew(model: Model, device: str, *, batch_bytes: int, threads: int | None = N
         threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     fitting = AHEAD_BYTES // max(batch_bytes, 1)
     if device == "cpu" and not isinstance(model, Served):
-        return Crew(workers=max(1, min(threads, fitting)), in_turns=True)
+        workers = max(1, min(threads, fitting))
+        return Crew(workers, in_turns=True, turn=max(1, min(_TURN, fitting // workers)) if workers > 1 else 1)
     return Crew(workers=max(1, min(threads - 1, fitting - 1)), in_turns=False)
 
 
@@ -59,13 +65,13 @@ def crew(model: Model, device: str, *, batch_bytes: int, threads: int | None = N
 def prepared_ahead(prepare: Callable[[Any], Prepared], batches: Iterable[Any], how: Crew) -> Iterator[Iterator[Prepared]]:
     """Give the batches prepared, in order.
 
-    In turns, `how.workers` of them are ready at a time and none is in the making while they are used. Otherwise ``how.workers + 1``
-    are in the making or ready.
+    In turns, ``how.workers * how.turn`` of them are ready at a time and none is in the making while they are used. Otherwise
+    ``how.workers + 1`` are in the making or ready.
     """
     waiting_for = iter(batches)
 
     def in_turns() -> Iterator[Prepared]:
-        while group := list(islice(waiting_for, how.workers)):
+        while group := list(islice(waiting_for, how.workers * how.turn)):
             yield from list(pool.map(prepare, group))
 
     def rolling() -> Iterator[Prepared]:
@@ -100,13 +106,15 @@ def pipeline_pass(
     timed: a pass is rounded up to full groups, and the next pass begins where this one ended, so that no batch comes more often than
     others.
     """
+    if how.in_turns:  # no turn longer than the pass
+        how = replace(how, turn=min(how.turn, -(-len(batches) // how.workers)))
     first = into.count % len(batches)
     endless = islice(cycle(batches), first, None)
     with prepared_ahead(prepare, endless, how) as stream:
         if not how.in_turns:
             embed_next(model, stream)
-        groups = -(-len(batches) // how.workers)
-        count = groups * how.workers if how.in_turns else len(batches)
+        group = how.workers * how.turn if how.in_turns else 1
+        count = -(-len(batches) // group) * group
         into.block(lambda _: embed_next(model, stream), range(count), clock=clock)
 
 

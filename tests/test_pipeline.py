@@ -22,7 +22,7 @@ class Endpoint(WatchedModel):
 
 
 def test_on_a_cpu_all_threads_prepare_in_turns_with_the_forward_pass():
-    assert crew(WatchedModel(), "cpu", batch_bytes=1000, threads=4) == Crew(workers=4, in_turns=True)
+    assert crew(WatchedModel(), "cpu", batch_bytes=1000, threads=4) == Crew(workers=4, in_turns=True, turn=4)
     assert crew(WatchedModel(), "cpu", batch_bytes=1000, threads=1) == Crew(workers=1, in_turns=True)
 
 
@@ -33,7 +33,8 @@ def test_where_something_else_computes_one_core_feeds_it_and_the_others_prepare_
 
 
 def test_large_batches_are_prepared_by_fewer_threads_so_that_a_gibibyte_waits_at_most():
-    assert crew(WatchedModel(), "cpu", batch_bytes=300 << 20, threads=16).workers == 3
+    assert crew(WatchedModel(), "cpu", batch_bytes=300 << 20, threads=16) == Crew(3, in_turns=True, turn=1)
+    assert crew(WatchedModel(), "cpu", batch_bytes=100 << 20, threads=4) == Crew(4, in_turns=True, turn=2), "eight of 100 MiB wait"
     assert crew(WatchedModel(), "cuda:0", batch_bytes=300 << 20, threads=16).workers == 2, "one more than the workers may wait"
     assert crew(WatchedModel(), "cuda:0", batch_bytes=5 << 30, threads=16).workers == 1
 
@@ -43,17 +44,19 @@ def test_the_threads_are_those_the_measuring_process_was_started_with(monkeypatc
     assert crew(WatchedModel(), "cpu", batch_bytes=1).workers == 3
 
 
-@given(st.integers(0, 12), st.integers(1, 5), st.booleans())
-def test_batches_come_in_order_each_once(count, workers, in_turns):
+@given(st.integers(0, 12), st.integers(1, 5), st.booleans(), st.integers(1, 3))
+def test_batches_come_in_order_each_once(count, workers, in_turns, turn):
     def prepare(number):
         time.sleep(0.0005 * (number % 3))  # later ones are ready first
         return number
 
-    with prepared_ahead(prepare, range(count), Crew(workers, in_turns)) as stream:
+    with prepared_ahead(prepare, range(count), Crew(workers, in_turns, turn)) as stream:
         assert list(stream) == list(range(count))
 
 
-@pytest.mark.parametrize(("how", "ahead"), [(Crew(1, False), 2), (Crew(3, False), 4), (Crew(2, True), 2), (Crew(1, True), 1)])
+@pytest.mark.parametrize(
+    ("how", "ahead"), [(Crew(1, False), 2), (Crew(3, False), 4), (Crew(2, True), 2), (Crew(2, True, 3), 6), (Crew(1, True), 1)]
+)
 def test_no_more_batches_are_prepared_ahead_than_said(how, ahead):
     started = []
     with prepared_ahead(started.append, range(40), how) as stream:
@@ -125,12 +128,14 @@ def numbered(number):
     return Prepared(number, 1, 1.0)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 4, 7])
-def test_in_turns_whole_groups_are_timed_and_no_batch_comes_more_often_than_another(workers):
+@pytest.mark.parametrize(
+    ("workers", "turn", "timed_a_pass"), [(1, 1, 5), (2, 1, 6), (2, 2, 8), (2, 9, 6), (3, 1, 6), (4, 1, 8), (4, 9, 8), (7, 1, 7)]
+)
+def test_in_turns_whole_groups_are_timed_and_no_batch_comes_more_often_than_another(workers, turn, timed_a_pass):
     model, timed = Noting(), Timed()
     for passes in range(1, 5):
-        pipeline_pass(model, numbered, list(range(5)), timed, Crew(workers, in_turns=True))
-        assert timed.count == len(model.seen) == passes * workers * -(-5 // workers)
+        pipeline_pass(model, numbered, list(range(5)), timed, Crew(workers, in_turns=True, turn=turn))
+        assert timed.count == len(model.seen) == passes * timed_a_pass
         assert model.seen == [number % 5 for number in range(timed.count)]
 
 
