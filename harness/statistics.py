@@ -323,7 +323,7 @@ def mean_over_queries(scores: ArrayLike, *, exact: bool = False) -> Estimate:
     return Estimate(value, max(0.0, lo), min(1.0, hi), x.size, "query", reason)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike) -> PairedDifference:
+def paired_difference(a: ArrayLike, b: ArrayLike, *, confidence: float = CONFIDENCE) -> PairedDifference:
     """Compare two models, or two indexes, by the mean of their per-query differences a − b.
 
     Pairing removes what the queries have in common, so a difference far smaller than either mean's interval can be real. Student's
@@ -338,6 +338,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> PairedDifference:
         Scores of the one, each in [0, 1].
     b : array_like of shape (n,)
         Scores of the other for the same queries in the same order.
+    confidence : float, optional
+        Level of the two-sided interval.
 
     Returns
     -------
@@ -363,11 +365,11 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> PairedDifference:
     if differing >= FEWEST_DIFFERING and np.ptp(d) > _ROUNDING:
         from scipy import stats
 
-        lo, hi = _student(d)
+        lo, hi = _student(d, confidence)
         p_value = float(2 * stats.t.sf(abs(value) / stats.sem(d), d.size - 1))
         return PairedDifference(Estimate(value, lo, hi, d.size, "query"), p_value, differing)
     lower, upper = _gaffke_draws(d, -1.0, 1.0)
-    lo, hi = _bounds(lower, upper, value)
+    lo, hi = _bounds(lower, upper, value, confidence)
     tail = min(int(np.count_nonzero(lower <= 0)), int(np.count_nonzero(upper >= 0)))
     p_value = min(1.0, 2 * (tail + 1) / (_DRAWS + 1))
     return PairedDifference(Estimate(value, max(-1.0, lo), min(1.0, hi), d.size, "query"), p_value, differing)
@@ -394,18 +396,20 @@ def _gaffke_draws(x: NDArray[np.float64], low: float, high: float) -> tuple[NDAr
     return (weighted + low * unseen) / total, (weighted + high * unseen) / total
 
 
-def _bounds(lower: NDArray[np.float64], upper: NDArray[np.float64], value: float) -> tuple[float, float]:
+def _bounds(
+    lower: NDArray[np.float64], upper: NDArray[np.float64], value: float, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Take the quantiles of the draws; with very few scores they could pass the mean, which is then the bound."""
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     return min(value, float(np.quantile(lower, tail))), max(value, float(np.quantile(upper, 1 - tail)))
 
 
-def _student(x: NDArray[np.float64]) -> tuple[float, float]:
+def _student(x: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Student's t interval of the mean."""
     from scipy import stats
 
     # Not ttest_1samp, which gives the same but warns when the values lie close together.
-    lo, hi = stats.t.interval(CONFIDENCE, x.size - 1, loc=x.mean(), scale=stats.sem(x))
+    lo, hi = stats.t.interval(confidence, x.size - 1, loc=x.mean(), scale=stats.sem(x))
     return float(lo), float(hi)
 
 

@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.gate.kinds import Kind
 from harness.gate.outcome import Decision, Verdict
+from harness.statistics import paired_difference
 
 LOOKS: Final = (10, 20, 40, 60, 80)
 """Numbers of rounds at which the data are looked at."""
@@ -173,46 +174,42 @@ def exact(base: Sequence[object], head: Sequence[object], kind: Kind) -> Decisio
 def quality(base_scores: ArrayLike, head_scores: ArrayLike, kind: Kind, *, alpha: float = 0.01) -> Decision:
     """Decide on scores of queries that builds answered which differ from one to the next, such as recall of a parallel HNSW build.
 
-    The query is the unit: scores are averaged over builds first, then compared query by query. PASS proves that the mean loss is smaller
-    than the margin (`Kind.target`); REGRESSION proves a loss, and the loss itself exceeds the margin. The interval is Student's for the mean of
-    paired differences.
+    The query is the unit: scores are averaged over builds first, then compared query by query (`harness.statistics.paired_difference`).
+    PASS proves that the mean loss is smaller than the margin (`Kind.target`); REGRESSION proves a loss, and the loss itself exceeds the
+    margin. Where hardly any query differs, the bounds allow for losses too rare to have been seen, so that a few hundred queries that
+    all agree do not prove a small margin.
 
     Parameters
     ----------
     base_scores, head_scores : array_like of shape (queries,) or (builds, queries)
-        The same queries in the same order on both sides.
+        Scores in [0, 1] of the same queries in the same order on both sides.
     kind : Kind
         Margin (absolute) and direction.
     alpha : float
         Bound on the probability of a wrong REGRESSION, and of a wrong PASS.
     """
-    from scipy.stats import ttest_1samp
-
     sides = [np.atleast_2d(np.asarray(scores, dtype=np.float64)) for scores in (base_scores, head_scores)]
     queries = sides[0].shape[1]
     if queries != sides[1].shape[1]:
         return Decision("ERROR", reason=f"base has {queries} queries and head {sides[1].shape[1]}: they cannot be paired")
-    if queries < 2 or not all(side.size and np.isfinite(side).all() for side in sides):
-        return Decision("ERROR", rounds=queries, reason="a query has no score, or there are fewer than two")
-    loss = _harm(kind) * (sides[1].mean(axis=0) - sides[0].mean(axis=0))
-    mean = float(loss.mean())
-    if np.ptp(loss) == 0:
-        lo, hi, p = mean, mean, 1.0 if mean <= 0 else 0.0
-    else:
-        test = ttest_1samp(loss, 0.0, alternative="greater")
-        ends = ttest_1samp(loss, 0.0).confidence_interval(1 - 2 * alpha)
-        lo, hi, p = float(ends.low), float(ends.high), float(test.pvalue)
-    margin, sign = kind.target, _harm(kind)
+    if queries < 2 or not all(side.size and np.isfinite(side).all() and side.min() >= 0 and side.max() <= 1 for side in sides):
+        return Decision("ERROR", rounds=queries, reason="a query has no score in [0, 1], or there are fewer than two")
+    base, head = (side.mean(axis=0) for side in sides)
+    found = paired_difference(head, base, confidence=1 - 2 * alpha)
+    change, lo, hi = found.difference.value, found.difference.lo, found.difference.hi
+    assert change is not None and lo is not None and hi is not None and found.p_value is not None
+    worst, best = (lo, hi) if kind.better == "higher" else (-hi, -lo)
+    gain, margin = -_harm(kind) * change, kind.target
+    p = found.p_value / 2 if gain < 0 else 1 - found.p_value / 2
     verdict: Verdict = "INCONCLUSIVE"
     reason = f"neither a loss nor one below {margin:g} could be shown"
-    if lo > 0 and mean > margin:
+    if best < 0 and gain < -margin:
         verdict, reason = "REGRESSION", "worse by more than the margin, and not by chance"
-    elif hi < 0 and mean < -margin:
+    elif worst > 0 and gain > margin:
         verdict, reason = "IMPROVED", "better by more than the margin, and not by chance"
-    elif hi < margin:
+    elif worst > -margin:
         verdict, reason = "PASS", ""
-    low, high = sorted((sign * lo, sign * hi))
-    return Decision(verdict, change=sign * mean, lo=low, hi=high, confidence=1 - 2 * alpha, p=p, rounds=queries, looks=1, reason=reason)
+    return Decision(verdict, change=change, lo=lo, hi=hi, confidence=1 - 2 * alpha, p=p, rounds=queries, looks=1, reason=reason)
 
 
 def harrell_davis(samples: ArrayLike, q: float) -> float:
