@@ -52,7 +52,8 @@ def log_ratios(base: Iterable[float | None], head: Iterable[float | None], kind:
     both[0, : one.size], both[1, : other.size] = one, other
     usable = np.isfinite(both).all(axis=0) & (both > 0).all(axis=0)
     ratios = np.full(count, math.nan)
-    ratios[usable] = np.log(both[1, usable] / both[0, usable])
+    below, above = both[:, usable].min(axis=0), both[:, usable].max(axis=0)
+    ratios[usable] = np.where(both[1, usable] >= both[0, usable], 1, -1) * np.log(above / below)  # exactly antisymmetric
     return _harm(kind) * ratios
 
 
@@ -282,12 +283,10 @@ def _normal_error(lo: float, hi: float, level: float) -> tuple[float, float, flo
     return (hi - lo) / 2 / at_level, at_level, at_power
 
 
-def _rounds_needed(change: float, spread: float, rounds: int, *, floor: float, target: float, z: float) -> int:
+def _rounds_needed(change: float, spread: float, rounds: int, *, floor: float, target: float, z: float) -> int | None:
     """Estimate the rounds after which harm or smallness, whichever is nearer, can be shown, were the change as it looks."""
-    distances = [target - change] if change < target else []
-    if change > floor:
-        distances.append(change)
-    return max(rounds + 1, math.ceil((z * spread / max(distances)) ** 2))
+    distance = max(target - change, change if change > floor else 0.0)
+    return max(rounds + 1, math.ceil((z * spread / distance) ** 2)) if distance > 0 else None
 
 
 @lru_cache(maxsize=256)

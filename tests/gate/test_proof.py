@@ -1,0 +1,72 @@
+"""The claim of the gate, on recorded rounds: it does not cry wolf, and it finds 5 %.
+
+The rounds were recorded by `record_rounds.py` on a virtual machine with two cores: eight kernels; base, a second copy of base, and a head
+that does exactly 5 % more work; `quiet` with nothing else running, `hogged` with two processes spinning on both cores and other
+work beside them. `simulate.py` says how gates are made of them. Neighbouring windows share rounds, so the number of independent windows
+(`test_the_data_hold_as_many_independent_windows_as_is_said`), not the number of simulated gates, says how fine a rate can be told.
+"""
+
+import numpy as np
+import pytest
+
+from harness.gate.decide import LOOKS
+from tests.gate import simulate
+
+GATES = 2000
+
+
+@pytest.fixture(scope="module")
+def unchanged():
+    """Gates of unchanged code, by series."""
+    return {series: simulate.gates(series, changed=False, count=GATES) for series in ("quiet", "hogged")}
+
+
+@pytest.fixture(scope="module")
+def slower():
+    """Gates of a head with 5 % more work, by series."""
+    return {series: simulate.gates(series, changed=True, count=GATES) for series in ("quiet", "hogged")}
+
+
+@pytest.mark.parametrize("series", ["quiet", "hogged"])
+def test_a_gate_of_24_unchanged_cases_blames_none_in_99_of_100(unchanged, series):
+    assert unchanged[series].verdicts.total() == 24 * GATES
+    assert unchanged[series].blamed / GATES <= 0.01
+
+
+@pytest.mark.parametrize(("series", "power"), [("quiet", 0.95), ("hogged", 0.85)])
+def test_five_percent_more_work_is_found(slower, series, power):
+    assert slower[series].share("REGRESSION") >= power
+
+
+@pytest.mark.parametrize("series", ["quiet", "hogged"])
+def test_five_percent_more_work_hardly_ever_passes(slower, series):
+    assert slower[series].share("PASS") <= 0.03
+
+
+def test_unchanged_code_on_a_quiet_machine_is_passed_and_soon(unchanged):
+    assert unchanged["quiet"].share("PASS") >= 0.97
+    assert unchanged["quiet"].rounds <= 25
+
+
+def test_the_larger_the_change_the_more_often_it_is_found(slower):
+    found = [simulate.gates("quiet", changed=True, percent=percent, count=200).share("REGRESSION") for percent in (2, 3)]
+    assert found[0] < found[1] < slower["quiet"].share("REGRESSION")
+
+
+@pytest.mark.parametrize("series", ["quiet", "hogged"])
+def test_the_data_hold_as_many_independent_windows_as_is_said(series):
+    kernels, count = simulate.rounds(series, "base", "again").shape
+    assert kernels == 8
+    assert count // LOOKS[0] >= 25
+    assert count // LOOKS[-1] >= 3
+
+
+@pytest.mark.parametrize("series", ["quiet", "hogged"])
+def test_the_recorded_head_really_does_five_percent_more(series):
+    change = np.median(simulate.rounds(series, "base", "head"), axis=1)
+    assert np.all(np.abs(np.expm1(change) - 0.05) < 0.02)
+
+
+def test_rounds_of_unchanged_code_favour_neither_side():
+    x = simulate.rounds("quiet", "base", "again")
+    assert np.all(np.abs(np.median(x, axis=1)) < 0.01)
