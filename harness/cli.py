@@ -42,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = ("plan", "report", "list", "doctor")
+COMMANDS = ("plan", "report", "list", "doctor", "choose", "cache", "merge", "gate", "compare", "project")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,7 +174,7 @@ def report(folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder o
 def list_options(
     config_dir: Annotated[list[str] | None, typer.Option(help="A folder with more options, as given to a run.")] = None,
 ) -> None:
-    """List every model, dataset, device, store, index and workload, with a line each."""
+    """List every model, dataset, device, store, index, workload and sweep, with a line each."""
     from harness.listing import show_options
 
     show_options(config_dir or [])
@@ -186,3 +186,183 @@ def doctor() -> None:
     from harness.doctor import show_health
 
     show_health()
+
+
+@app.command()
+def choose(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of results, such as results/default.")],
+    objective: Annotated[str, typer.Option(help="What the best is best at: latency, throughput, quality or cost.")] = "latency",
+    min_recall: Annotated[float | None, typer.Option(help="Least recall of the index, such as 0.95.")] = None,
+    max_p99: Annotated[str | None, typer.Option(help="Longest p99 of embedding a query and searching, such as 20ms.")] = None,
+    min_ndcg: Annotated[float | None, typer.Option(help="Least nDCG@10 through the index.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Most memory of model and index together, such as 16GB.")] = None,
+    prices: Annotated[Path | None, typer.Option(help="Your prices, as in conf/prices.example.yaml.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="For the cost of a month: documents, such as 10M.")] = None,
+    rate: Annotated[float | None, typer.Option(help="For the cost of a month: queries a second on average.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Which dataset, where there are several: name or name/documents.")] = None,
+    machine: Annotated[str | None, typer.Option(help="Which machine, where there are several: beginning of its fingerprint.")] = None,
+    k: Annotated[int | None, typer.Option(help="Neighbours a search, where there are several.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Measure the best two in one real loop too.")] = False,
+    config_dir: Annotated[list[str] | None, typer.Option(help="For --verify: a folder with more options, as given to the run.")] = None,
+) -> None:
+    """Choose one configuration for production: constraints, an objective, why each other one lost; exit code 1 if none qualifies."""
+    from harness.choose.command import run
+
+    code = run(
+        folder,
+        objective=objective,
+        min_recall=min_recall,
+        max_p99=max_p99,
+        min_ndcg=min_ndcg,
+        max_memory=max_memory,
+        prices=prices,
+        corpus=corpus,
+        rate=rate,
+        dataset=dataset,
+        machine=machine,
+        k=k,
+        verify=verify,
+        config_dirs=config_dir or [],
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def project(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of results measured at three corpus sizes or more.")],
+    corpus: Annotated[str, typer.Option(help="Corpus sizes to look ahead to, such as 10M,100M,1B.")],
+    min_recall: Annotated[float, typer.Option(help="Recall for which the required knob is projected.")] = 0.95,
+) -> None:
+    """Project build time, memory, latency and the required knob to larger corpora, with prediction intervals."""
+    from harness.project import run
+
+    raise typer.Exit(run(folder, corpus=corpus, min_recall=min_recall))
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of results, as of several machines.", show_default=False)],
+    into: Annotated[Path, typer.Option(help="The folder that gets their records.")],
+) -> None:
+    """Bring the records of several folders into one; what is damaged is named and left out, and then the exit code is 1."""
+    from harness.merge import merge as bring
+
+    merged = bring(folders, into)
+    for path, reason in merged.left_out:
+        print(f"left out: {path}: {reason}", file=sys.stderr)
+    print(f"{into}: {merged.brought} records brought, {merged.there} were there already; `python -m harness report {into}` shows them")
+    raise typer.Exit(1 if merged.left_out else 0)
+
+
+cache = typer.Typer(help="List or prune what is kept between runs: data, vectors, ground truth.", invoke_without_command=True)
+app.add_typer(cache, name="cache")
+
+
+@cache.callback()
+def cache_listed(context: typer.Context) -> None:
+    """List what is kept between runs, or prune it: data, vectors, ground truth."""
+    if context.invoked_subcommand is None:
+        cache_list()
+
+
+@cache.command(name="list")
+def cache_list() -> None:
+    """Show what the cache holds: kinds, sizes, when each was last used; what a running process uses is marked."""
+    from harness.listing import show_cache
+
+    show_cache()
+
+
+@cache.command(name="prune")
+def cache_prune(
+    max_size: Annotated[str | None, typer.Option(help="Remove what was unused for longest until this much is left, e.g. 20GB.")] = None,
+    older_than: Annotated[str | None, typer.Option(help="Remove what was last used longer ago than this, e.g. 30d.")] = None,
+) -> None:
+    """Remove what has not been used for long; never what a running process uses."""
+    from harness import cache as kept
+
+    if max_size is None and older_than is None:
+        raise SettingsError("say what to remove: --max-size 20GB, --older-than 30d, or both")
+    removed = kept.prune(
+        max_bytes=None if max_size is None else kept.bytes_of(max_size, key="--max-size"),
+        older_than_s=None if older_than is None else kept.seconds_of(older_than, key="--older-than"),
+    )
+    left = kept.entries()
+    print(
+        f"{kept.root()}: {len(removed)} removed ({sum(entry.bytes for entry in removed) / 1e6:,.1f} MB), "
+        f"{len(left)} left ({sum(entry.bytes for entry in left) / 1e6:,.1f} MB)"
+    )
+
+
+@app.command()
+def gate(
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[BASE HEAD]", help="Stored results: two folders, or pytest-benchmark files 'base*.json' 'head*.json'."),
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="Git reference to compare with; else where HEAD left origin/main.")] = None,
+    head: Annotated[str | None, typer.Option(help="Git reference that is judged; else the working tree as it is.")] = None,
+    control: Annotated[bool, typer.Option("--control", help="Also measure a second copy of base: is the machine to be trusted?")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where a case stays inconclusive.")] = False,
+    budget: Annotated[str | None, typer.Option(help="Time for measuring, such as 5m; reproducing may take as long again.")] = None,
+    only: Annotated[str | None, typer.Option(help="Words: only cells or metrics that have one of them.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder to write to; else results/gate/<time>.")] = None,
+    base_env: Annotated[str | None, typer.Option(help="Python interpreter, or folder of an environment, of the base.")] = None,
+    head_env: Annotated[str | None, typer.Option(help="The same of the head.")] = None,
+    base_set: Annotated[str, typer.Option(help="Settings of the base, such as 'dtype=fp32'.")] = "",
+    head_set: Annotated[str, typer.Option(help="Settings of the head, such as 'dtype=bf16'.")] = "",
+    option: Annotated[str, typer.Option("--gate", help="What is measured: an option of conf/gate, or a YAML file.")] = "default",
+    config_dir: Annotated[list[str] | None, typer.Option(help="A folder with options of your own, below each side's source.")] = None,
+    pytest: Annotated[list[str] | None, typer.Option(help="Measure this pytest-benchmark suite instead, on both sides.")] = None,
+    head_files: Annotated[list[str] | None, typer.Option(help="Files of the head, where more than two are given.")] = None,
+    across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare stored results of different machines.")] = False,
+    self_test: Annotated[int | None, typer.Option(help="Try so many gates of known truth on this machine.")] = None,
+) -> None:
+    """Fail when performance has regressed, and only then: exit code 0 no, 1 yes, 3 untrustworthy, 4 not comparable, 5 a cell crashed."""
+    from harness.gate.command import Options, gate_command
+    from harness.gate.sides import Asked
+
+    code = gate_command(
+        Options(
+            given=tuple(given or ()),
+            head_files=tuple(head_files or ()),
+            sides=Asked(base, head, base_env, head_env, tuple(base_set.split()), tuple(head_set.split())),
+            control=control,
+            strict=strict,
+            budget=budget,
+            only=only,
+            out=out,
+            option=option,
+            config_dirs=tuple(config_dir or ()),
+            pytest=tuple(pytest or ()),
+            self_test=self_test,
+            across_machines=across_machines,
+        )
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[str], typer.Argument(metavar="BASE [HEAD…]", help="Folders of results; the first is the base of all.", show_default=False)],
+    before: Annotated[str | None, typer.Option(help="One folder: base is what was measured before this time (UTC).")] = None,
+    after: Annotated[str | None, typer.Option(help="One folder: head is what was measured since this time; --before's by default.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="Only rows with this setting, such as store=faiss or ef=64.")] = None,
+    against: Annotated[list[str] | None, typer.Option(help="The head's rows have this setting instead: store=milvus_lite.")] = None,
+    across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare timings of different machines too.")] = False,
+    markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the comparison as Markdown too.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write the comparison as an HTML page too.")] = None,
+) -> None:
+    """Say what differs between results: rows matched on settings, ratios with intervals, what cannot be compared and why."""
+    from harness.compare.command import run
+
+    run(
+        folders,
+        before=before,
+        after=after,
+        where=where or (),
+        against=against or (),
+        across_machines=across_machines,
+        to_markdown=markdown,
+        to_html=html,
+    )

@@ -1,0 +1,305 @@
+"""The schedule of a gate: rounds, looks, the control, the budget, and the second measurement of what looks like a regression.
+
+What a round is made of is an `Instrument`'s business: pairs of fresh processes (`harness.gate.arms`) or two runs of pytest
+(`harness.gate.pytest_rounds`). Nothing here measures, and nothing here decides: that is `harness.gate.decide`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from harness.gate.decide import LOOKS, confirm, decide, exact, log_ratios, quality, second_alpha
+from harness.gate.kinds import Kind
+from harness.gate.outcome import Case, Decision
+
+Key = tuple[str, str]
+"""Cell and metric of a case."""
+
+ALPHA = 0.01
+"""Of one case's first measurement."""
+GUARD_FLOOR, GUARD_TARGET = 0.10, 0.25
+"""Wall time beside processor time: it includes whatever else the machine does, so only a large change of it counts."""
+EXACT_ROUNDS = 2
+"""Rounds that show whether what is declared exact is so."""
+QUALITY_ROUNDS = 10
+"""Builds whose scores are averaged for each query."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one round showed of one case: for each arm one value a block, block i of all arms having been taken together.
+
+    One value for what a round has only once; for ``quality`` the scores of the queries.
+    """
+
+    values: Mapping[str, Sequence[Any]]
+    wall: Mapping[str, Sequence[float]] | None = None
+    """Wall time, where `values` are processor time."""
+    too_few: str = ""
+    """Why this is shown but cannot decide, such as too few requests for a quantile."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What went wrong with a case in a round, and on which arm."""
+
+    arm: str
+    text: str
+
+
+class Instrument(Protocol):
+    """Makes rounds."""
+
+    def round(self, number: int, wanted: Sequence[Key], arms: Sequence[str]) -> Mapping[Key, Seen | Fault]:
+        """Measure some cases once on every arm, in new processes.
+
+        A case that is missing in the answer was not reached, as when a process died at another; it is asked for again.
+        """
+
+
+@dataclass
+class Series:
+    """The rounds of one case."""
+
+    key: Key
+    kind: Kind
+    base: list[Any] = field(default_factory=list)
+    head: list[Any] = field(default_factory=list)
+    x: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+    beside: list[Any] = field(default_factory=list)
+    """The second copy of base, where there is a control."""
+    beside_x: list[float] = field(default_factory=list)
+    too_few: str = ""
+    decision: Decision | None = None
+    control: Decision | None = None
+
+    def add(self, seen: Seen) -> None:
+        """Take in a round."""
+        self.too_few = self.too_few or seen.too_few
+        arms = seen.values
+        if self.kind.name in ("exact", "quality"):
+            self.base.append(arms["base"][0] if self.kind.name == "exact" else arms["base"])
+            self.head.append(arms["head"][0] if self.kind.name == "exact" else arms["head"])
+            if "control" in arms:
+                self.beside.append(arms["control"][0] if self.kind.name == "exact" else arms["control"])
+            return
+        self.base.append(statistics.median(arms["base"]))
+        self.head.append(statistics.median(arms["head"]))
+        self.x.append(_round_value(arms["base"], arms["head"], self.kind))
+        if seen.wall is not None:
+            self.wall.append(_round_value(seen.wall["base"], seen.wall["head"], self.kind))
+        if "control" in arms:
+            self.beside.append(statistics.median(arms["control"]))
+            self.beside_x.append(_round_value(arms["base"], arms["control"], self.kind))
+
+    def look(self, *, alpha: float, last: bool = False) -> None:
+        """Decide if that can be done now; with `last` in any case."""
+        self.decision = self._decided(self.head, self.x, self.wall, alpha=alpha, last=last)
+        if self.beside and self.control is None:
+            done = self.decision is not None
+            self.control = self._decided(self.beside, self.beside_x, [], alpha=alpha, last=last or done)
+
+    def _decided(self, head: list[Any], x: list[float], wall: list[float], *, alpha: float, last: bool) -> Decision | None:
+        count = len(self.base)
+        if not count:
+            return Decision("INCONCLUSIVE", reason="there was no time for a single round; raise --budget") if last else None
+        if self.kind.name == "exact":
+            return exact(self.base, head, self.kind) if count >= EXACT_ROUNDS or last else None
+        if self.kind.name == "quality":
+            return quality(self.base, head, self.kind, alpha=alpha) if count >= QUALITY_ROUNDS or last else None
+        found = decide(x, self.kind, alpha=alpha, last=last)
+        if self.too_few:
+            return None if found is None else replace(found, verdict="INCONCLUSIVE", advisory=True, reason=self.too_few)
+        if wall and (found is None or found.verdict in ("PASS", "IMPROVED", "INCONCLUSIVE")):
+            guard = decide(wall, replace(self.kind, floor=GUARD_FLOOR, target=GUARD_TARGET), alpha=alpha, last=last)
+            if guard is not None and guard.verdict == "REGRESSION":
+                cpu = f", processor time did not ({found.change:+.1%})" if found and found.change is not None else ""
+                return replace(guard, reason=f"wall time grew{cpu}: it waits longer, for a lock, the disk, a timer or another process")
+        return found
+
+    def case(self, *, first: Decision | None = None, decision: Decision | None = None, confirmed: Decision | None = None) -> Case:
+        """Return what is said of it."""
+        final = decision or self.decision
+        assert final is not None
+        return Case(
+            cell=self.key[0],
+            metric=self.key[1],
+            kind=self.kind.name,
+            unit=self.kind.unit,
+            base=_typical(self.base),
+            head=_typical(self.head),
+            decision=final,
+            confirmed=confirmed,
+            first=first,
+            floor=self.kind.floor,
+            target=self.kind.target,
+        )
+
+
+def _round_value(base: Sequence[float], other: Sequence[float], kind: Kind) -> float:
+    """Return a round's one number: the median over blocks of the log ratio, in the direction of harm; NaN where a block has none."""
+    ratios = log_ratios(base, other, kind).tolist()
+    return math.nan if any(math.isnan(ratio) for ratio in ratios) else statistics.median(ratios)
+
+
+def _typical(values: Sequence[Any]) -> float | None:
+    """Return the median of a case's rounds; None for checksums."""
+    flat = [value for one in values for value in (one if isinstance(one, list | tuple) else [one])]
+    numbers = [float(value) for value in flat if isinstance(value, int | float) and not isinstance(value, bool)]
+    if not numbers:
+        return None
+    return statistics.fmean(numbers) if any(isinstance(one, list | tuple) for one in values) else statistics.median(numbers)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known while a gate goes on, for whoever shows it."""
+
+    confirming: bool
+    rounds: int
+    series: Sequence[Series]
+    elapsed_s: float
+    left_s: float
+    """At most, by the budget and by the number of rounds at most."""
+
+
+@dataclass
+class Result:
+    """What a schedule came to."""
+
+    cases: list[Case]
+    control: list[Case] | None
+    rounds: int
+    """Median number of rounds of a case."""
+    interrupted: bool = False
+
+
+def schedule(
+    instrument: Instrument,
+    kinds: Mapping[Key, Kind],
+    *,
+    budget_s: float,
+    control: bool = False,
+    guarded: Collection[Key] = (),
+    tell: Callable[[Progress], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
+    """Measure cases until each is decided or the budget is spent, and what looks like a regression a second time from scratch.
+
+    Parameters
+    ----------
+    instrument : Instrument
+        Makes the rounds.
+    kinds : mapping
+        The cases, with what kind of number each is.
+    budget_s : float
+        Seconds for the first measurement; the second may take as many.
+    control : bool
+        Whether a second copy of base is measured in the same rounds.
+    guarded : collection of Key
+        Cases decided on processor time, whose wall time is a second test.
+    tell : callable
+        Told after each round.
+    """
+    arms = ("base", "head", "control") if control else ("base", "head")
+    series = {key: Series(key, kind) for key, kind in kinds.items()}
+    tests = sum(kind.name in ("duration", "tail", "memory") for kind in kinds.values()) + len(guarded)
+    stage = _Stage(instrument, arms, tell, clock)
+    stage.run(list(series.values()), alpha=ALPHA, budget_s=budget_s, confirming=False)
+    candidates = [one for one in series.values() if _to_confirm(one)]
+    again = {one.key: Series(one.key, one.kind) for one in candidates}
+    if candidates and not stage.interrupted:
+        stage.arms = ("base", "head")
+        stage.run(list(again.values()), alpha=second_alpha(tests, ALPHA), budget_s=budget_s, confirming=True)
+    cases = []
+    for one in series.values():
+        second = again.get(one.key)
+        if second is None:
+            cases.append(one.case())
+            continue
+        first = one.decision
+        assert first is not None
+        if second.decision is None:  # interrupted before
+            open_ = replace(first, verdict="INCONCLUSIVE", reason="it looks like a regression, but was not measured a second time")
+            cases.append(one.case(first=first, decision=open_))
+            continue
+        cases.append(one.case(first=first, decision=confirm(first, second.decision), confirmed=second.decision))
+    beside = [_as_control(one) for one in series.values() if one.control is not None] if control else None
+    rounds = statistics.median_low([one.decision.rounds for one in series.values() if one.decision] or [0])
+    return Result(cases, beside, rounds, stage.interrupted)
+
+
+def _to_confirm(series: Series) -> bool:
+    """Say whether a case looks like a regression that chance could have made; what is exact is so at once."""
+    decision = series.decision
+    return decision is not None and decision.verdict == "REGRESSION" and series.kind.name != "exact"
+
+
+def _as_control(series: Series) -> Case:
+    assert series.control is not None
+    return Case(
+        cell=series.key[0],
+        metric=series.key[1],
+        kind=series.kind.name,
+        unit=series.kind.unit,
+        base=_typical(series.base),
+        head=_typical(series.beside),
+        decision=series.control,
+        floor=series.kind.floor,
+        target=series.kind.target,
+    )
+
+
+class _Stage:
+    """One measurement: rounds until all cases are decided, the budget is spent, or somebody interrupts."""
+
+    def __init__(self, instrument: Instrument, arms: Sequence[str], tell: Callable[[Progress], None], clock: Callable[[], float]) -> None:
+        self._instrument, self.arms, self._tell, self._clock = instrument, arms, tell, clock
+        self._number = 0
+        self.interrupted = False
+
+    def run(self, series: Sequence[Series], *, alpha: float, budget_s: float, confirming: bool) -> None:
+        began = self._clock()
+        done = longest = 0
+        slowest_s = 0.0
+        try:
+            while open_ := [one for one in series if one.decision is None]:
+                elapsed = self._clock() - began
+                if done and elapsed + slowest_s > budget_s:
+                    break
+                self._number += 1
+                seen = self._instrument.round(self._number, [one.key for one in open_], self.arms)
+                done += 1
+                for one in open_:
+                    self._take(one, seen.get(one.key), alpha)
+                longest = max(longest, *(len(one.base) for one in open_))
+                slowest_s = (self._clock() - began) / done
+                left = min(budget_s, (self._clock() - began) + slowest_s * (max(LOOKS) - longest)) - (self._clock() - began)
+                self._tell(Progress(confirming, done, series, self._clock() - began, max(0.0, left)))
+                if done >= 2 * max(LOOKS):  # rounds that bring nothing, as when a process dies in each
+                    break
+        except KeyboardInterrupt:
+            self.interrupted = True
+        for one in series:
+            if one.decision is None and not (self.interrupted and confirming):
+                one.look(alpha=alpha, last=True)
+
+    @staticmethod
+    def _take(one: Series, seen: Seen | Fault | None, alpha: float) -> None:
+        if seen is None:
+            return
+        if isinstance(seen, Fault):
+            rounds = len(one.base)
+            if seen.arm == "head":
+                one.decision = Decision("ERROR", rounds=rounds, reason=f"head: {seen.text}")
+            else:
+                one.decision = Decision("NEW", rounds=rounds, reason=f"base cannot do it: {seen.text}")
+            return
+        one.add(seen)
+        one.look(alpha=alpha)
