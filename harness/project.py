@@ -1,0 +1,353 @@
+"""``python -m harness project``: what build time, memory, latency and the knob come to at a larger corpus than was measured.
+
+From search cells that differ in nothing but the size of the corpus, each figure is fitted as y = a·nᵇ: least squares on logarithms, with
+the prediction interval of a new observation (Student's t with sizes - 2 degrees of freedom), because the growth of an index is close to a
+power of its size over a few decades. It is an extrapolation and says so: how far beyond the largest measured corpus each answer lies
+stands beside it. Fewer than three sizes leave nothing to judge the fit by and are refused. The bytes of an index are arithmetic; the
+formulas are here, and are set against what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.build import build
+from harness.choose.candidates import parameters
+from harness.choose.cost import VECTOR_BYTES
+from harness.choose.require import number_of, written
+from harness.errors import DataError, HarnessError
+from harness.fingerprint import digest
+from harness.interfaces import Index
+from harness.records import Point, Record, current, read_all, write_atomically
+from harness.statistics import CONFIDENCE
+
+FEWEST_SIZES = 3
+"""Two points lie on every line."""
+FAR = 10.0
+"""So many times the largest corpus that was measured is called far: another decade than the data's."""
+FITS = 0.1
+"""Arithmetic that is off by more than this share of what was measured is told."""
+BITS = {"SQ4U": 4, "SQ6": 6, "SQ8": 8, "BF16": 16, "FP16": 16, "FP32": 32}
+"""A dimension of the scalar quantisers, as in `stores.index`."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A figure at a corpus that was not measured."""
+
+    corpus: int
+    value: float
+    lo: float
+    """Ends of the 95 % prediction interval: of one more measurement at this size, if the fit's form holds so far."""
+    hi: float
+    beyond: float
+    """The corpus by the largest that was measured."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure against the size of the corpus."""
+
+    figure: str
+    """The name in records, or ``knob``."""
+    title: str
+    sizes: tuple[int, ...]
+    values: tuple[float, ...]
+    exponent: float
+    """b of a·nᵇ."""
+    factor: float
+    """a."""
+    guesses: tuple[Guess, ...]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """All that is projected of one configuration."""
+
+    name: str
+    lines: tuple[Line, ...]
+    arithmetic: str
+    """Bytes a document by arithmetic and as measured, in a sentence."""
+    index_bytes: tuple[tuple[int, float], ...]
+    """(corpus, bytes of the index by arithmetic); empty where there is no formula."""
+
+
+def fit(sizes: Sequence[float], values: Sequence[float], at: Sequence[int]) -> tuple[float, float, tuple[Guess, ...]]:
+    """Return factor and exponent of values = factor · sizes ** exponent, and the values expected elsewhere.
+
+    Ordinary least squares of log(value) on log(size). A new observation at x has the standard error
+    s √(1 + 1/m + (x - x̄)² / Σ(xᵢ - x̄)²), s² being the residuals' sum of squares by m - 2 (any textbook on regression, such as
+    N. Draper, H. Smith, "Applied Regression Analysis", 3rd edition, section 3.1).
+
+    Raises
+    ------
+    harness.errors.DataError
+        For fewer than three different sizes.
+    """
+    from scipy import stats
+
+    x, y = np.log(np.asarray(sizes, dtype=np.float64)), np.log(np.asarray(values, dtype=np.float64))
+    if len(np.unique(x)) < FEWEST_SIZES:
+        raise DataError(f"a projection needs at least {FEWEST_SIZES} corpus sizes, got {len(np.unique(x))}")
+    spread = float(((x - x.mean()) ** 2).sum())
+    exponent = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
+    start = float(y.mean() - exponent * x.mean())
+    freedom = len(x) - 2
+    error = math.sqrt(float(((y - start - exponent * x) ** 2).sum()) / freedom)
+    factor = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))
+    guesses = []
+    for n in at:
+        middle = start + exponent * math.log(n)
+        half = factor * error * math.sqrt(1 + 1 / len(x) + (math.log(n) - float(x.mean())) ** 2 / spread)
+        guesses.append(Guess(n, _exp(middle), _exp(middle - half), _exp(middle + half), n / max(sizes)))
+    return math.exp(start), exponent, tuple(guesses)
+
+
+def _exp(value: float) -> float:
+    """Return e to a power, within what a float holds."""
+    return math.exp(min(value, 700.0))
+
+
+# -------------------------------------------------------------------------------------------- memory
+
+
+def index_arithmetic(index: Index, *, dim: int, vector_type: str = "fp32") -> tuple[float, float] | None:
+    """Return the bytes of an index a document, and those it has whatever the corpus; None for a family without a formula here.
+
+    As FAISS lays them out, whose structures Milvus's engine took over: a graph has 2·M links in the lowest layer and M in each further
+    one, of which a node is in 1 / (M - 1) on average (levels are drawn with 1 / ln M), 4 bytes a link, and 12 bytes a node for its level
+    and place; cells have 8 bytes of id for each document and a centre of float32 for each cell.
+    """
+    params = index.build_params()
+    row = dim * VECTOR_BYTES[vector_type]
+    family = index.family
+    if family == "FLAT":
+        return row, 0.0
+    again = dim * BITS[str(params["refine_type"])] / 8 if params.get("refine") else 0.0
+    code = math.ceil(int(params["m"]) * int(params["nbits"]) / 8) if "m" in params else 0
+    books = 4.0 * dim * 2 ** int(params["nbits"]) if "m" in params else 0.0
+    if family in ("HNSW", "HNSW_SQ", "HNSW_PQ"):
+        links = int(params["M"])
+        graph = 4 * (2 * links + links / (links - 1)) + 12
+        kept = {"HNSW": row, "HNSW_SQ": dim * BITS[str(params.get("sq_type", "SQ8"))] / 8, "HNSW_PQ": float(code)}[family]
+        return graph + kept + again, books
+    if family in ("IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN"):
+        kept = {"IVF_FLAT": row, "IVF_SQ8": float(dim), "IVF_PQ": float(code), "SCANN": dim / 4 + 4.0 * dim}[family]
+        return 8 + kept + again, 4.0 * dim * int(params["nlist"]) + books
+    return None
+
+
+# -------------------------------------------------------------------------------------------- cells
+
+
+def project(folder: Path, corpora: Sequence[int], *, min_recall: float = 0.95) -> list[Growth]:
+    """Return what is to be expected at some corpus sizes, for each configuration that was measured at three sizes or more.
+
+    Raises
+    ------
+    harness.errors.DataError
+        When there is none; says which sizes there are.
+    """
+    groups = _groups(current(read_all(folder)))
+    found = [_growth(records, corpora, min_recall) for records in groups.values() if len(records) >= FEWEST_SIZES]
+    if found:
+        return found
+    there = [f"{_name(records)}: {', '.join(f'{size:,}' for size in sorted(records))}" for records in groups.values()]
+    raise DataError(
+        f"{folder} holds no configuration measured at {FEWEST_SIZES} corpus sizes or more ({'; '.join(there) or 'no search cell'}); "
+        "measure more, as in `python -m harness -m dataset=docstrings dataset.corpus=1000,3000,9000`"
+    )
+
+
+def _groups(records: Sequence[Record]) -> dict[str, dict[int, Record]]:
+    """Return the search cells that differ in nothing but their corpus, by its size; vectors of random weights mean nothing."""
+    found: dict[str, dict[int, Record]] = {}
+    for record in records:
+        if record.kind != "search" or record.status != "ok" or record.model.get("weights") == "random" or not record.data.get("corpus"):
+            continue
+        settings = {name: value for name, value in record.settings.items() if name != "data"}
+        about = [record.labels, settings, record.data.get("dim"), record.environment.get("fingerprint")]
+        group = found.setdefault(digest(json.loads(json.dumps(about, default=str))), {})
+        group[int(record.data["corpus"])] = record
+    return found
+
+
+def _name(records: Mapping[int, Record]) -> str:
+    labels = next(iter(records.values())).labels
+    what = f"{labels.get('index')} {parameters(labels.get('build_params'))}".strip()
+    return f"{labels.get('model')} · {labels.get('dataset')} · {labels.get('store')} · {what}"
+
+
+def _growth(records: Mapping[int, Record], corpora: Sequence[int], min_recall: float) -> Growth:
+    by_size = {size: records[size] for size in sorted(records)}
+    lines = []
+    for figure, title, values in _series(by_size, min_recall):
+        if len(values) >= FEWEST_SIZES:
+            factor, exponent, guesses = fit(list(values), list(values.values()), corpora)
+            lines.append(Line(figure, title, tuple(values), tuple(values.values()), exponent, factor, guesses))
+    words, arithmetic = _arithmetic(by_size, corpora)
+    return Growth(_name(by_size), tuple(lines), words, arithmetic)
+
+
+def _series(records: Mapping[int, Record], min_recall: float) -> Iterator[tuple[str, str, dict[int, float]]]:
+    """Yield figures with their values by corpus size, positive ones only."""
+
+    def of(names: Sequence[str]) -> dict[int, float]:
+        found = {}
+        for size, record in records.items():
+            values = [record.metrics[name].value if name in record.metrics else None for name in names]
+            if all(value is not None for value in values) and (total := sum(value or 0.0 for value in values)) > 0:
+                found[size] = total
+        return found
+
+    yield "load_s", "insert, build and ready", of(("insert_s", "build_s", "ready_s"))
+    yield "index_bytes", "index", of(("index_bytes",))
+    yield "peak_rss_bytes", "process, source vectors included", of(("peak_rss_bytes",))
+    yield "server_rss_bytes", "server", of(("server_rss_bytes",))
+    points: dict[str, dict[int, Point]] = {}
+    for size, record in records.items():
+        for point in record.points:
+            if point.selectivity is None and point.nq == 1 and point.target_recall is None and point.search_params is not None:
+                load = (
+                    f"{point.concurrency} client{'s' if point.concurrency != 1 else ''}" if point.concurrency else f"{point.rate_per_s}/s"
+                )
+                points.setdefault(f"{parameters(point.search_params)} k={point.k}, {load}".strip(), {})[size] = point
+    for name, at in points.items():
+        for figure, title in (("search_latency_p50_s", "search p50"), ("search_latency_p99_s", "search p99")):
+            values = {size: value for size, point in at.items() if (value := _value(point, figure))}
+            yield figure, f"{title}, {name}", values
+    for k in sorted({point.k for at in points.values() for point in at.values()}):
+        knobs = {size: knob for size, record in records.items() if (knob := required_knob(record, k, min_recall))}
+        yield "knob", f"{_knob_name(records)} for recall@{k} ≥ {min_recall:g}", knobs
+
+
+def _value(point: Point, figure: str) -> float | None:
+    found = point.metrics.get(figure)
+    return None if found is None else found.value
+
+
+def _knob_name(records: Mapping[int, Record]) -> str:
+    return str(_index(next(iter(records.values()))).knob)
+
+
+def _index(record: Record) -> Index:
+    found: Index = build(record.settings["index"], key="index")
+    return found
+
+
+def required_knob(record: Record, k: int, min_recall: float) -> float | None:
+    """Return the value of the knob that reaches a recall, read off between the two measured values around it; None where it is not reached.
+
+    Linear in log(knob) between them. Where the knob was tuned to this very recall, that value.
+    """
+    name = _index(record).knob
+    if name is None:
+        return None
+    tuned = [float(p.search_params[name]) for p in record.points if p.k == k and p.target_recall == min_recall and name in p.search_params]
+    if tuned:
+        return tuned[0]
+    curve = {
+        float(p.search_params[name]): recall
+        for p in record.points
+        if p.k == k and p.selectivity is None and name in p.search_params and (recall := _value(p, "recall")) is not None
+    }
+    below: tuple[float, float] | None = None
+    for knob, recall in sorted(curve.items()):
+        if recall >= min_recall:
+            if below is None or recall == below[1]:
+                return knob
+            share = (min_recall - below[1]) / (recall - below[1])
+            return math.exp(math.log(below[0]) + share * (math.log(knob) - math.log(below[0])))
+        below = (knob, recall)
+    return None
+
+
+def _arithmetic(records: Mapping[int, Record], corpora: Sequence[int]) -> tuple[str, tuple[tuple[int, float], ...]]:
+    size, record = max(records.items())
+    found = index_arithmetic(_index(record), dim=int(record.data["dim"]), vector_type=str(record.settings.get("vector_type", "fp32")))
+    if found is None:
+        return f"No formula for the bytes of {_index(record).family}.", ()
+    each, fixed = found
+    by_arithmetic = tuple((n, each * n + fixed) for n in corpora)
+    words = f"By arithmetic the index takes {each:,.0f} bytes a document" + (f" and {fixed / 1e6:,.2f} MB besides" if fixed else "")
+    measured = record.metrics.get("index_bytes")
+    if measured is None or measured.value is None:
+        return f"{words}; what it really took is not known.", by_arithmetic
+    ratio = measured.value / (each * size + fixed)
+    agree = "which agrees" if abs(ratio - 1) <= FITS else "which does not agree: rely on the fit"
+    return f"{words}; at {size:,} documents it took {ratio:.2f} times that, {agree}.", by_arithmetic
+
+
+# ---------------------------------------------------------------------------------------------- shown
+
+
+def run(folder: Path, *, corpus: str, min_recall: float = 0.95) -> int:
+    """Print and write what is to be expected at some corpus sizes, separated by commas; returns the exit code."""
+    from rich.console import Console
+
+    from harness.errors import SettingsError
+
+    if not 0 < min_recall <= 1:
+        raise SettingsError(f"--min-recall must be a number in (0, 1], got {min_recall!r}")
+    corpora = [number_of(one, "--corpus") for one in corpus.split(",")]
+    found = project(folder, corpora, min_recall=min_recall)
+    body = {"folder": str(folder), "corpora": corpora, "growths": [asdict(one) for one in found]}
+    path = folder / "projection.json"
+    try:
+        write_atomically(path, json.dumps(body, indent=1, allow_nan=False).encode())
+    except OSError as error:
+        raise HarnessError(f"{folder} cannot be written ({error.strerror or error}); make the folder writable") from error
+    _print(found, corpora, Console())
+    print(path)  # noqa: T201 - written to the terminal, as by every command
+    return 0
+
+
+def _print(growths: Sequence[Growth], corpora: Sequence[int], console: Any) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    for growth in growths:
+        largest = max((max(line.sizes) for line in growth.lines), default=1)
+        console.print(f"\n[bold]{escape(growth.name)}[/bold]")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+        table.add_column("figure", overflow="fold")
+        table.add_column("measured", overflow="fold")
+        table.add_column("grows as", justify="right")
+        for n in corpora:
+            table.add_column(f"{n:,}\n{n / largest:.3g}× measured", justify="right")
+        for line in growth.lines:
+            seen = f"{_shown(line, line.values[0])} … {_shown(line, line.values[-1])}\nat {line.sizes[0]:,} … {line.sizes[-1]:,}"
+            table.add_row(
+                escape(line.title),
+                seen,
+                f"n^{line.exponent:.2f}",
+                *(f"{_shown(line, one.value)}\n\\[{_shown(line, one.lo)}, {_shown(line, one.hi)}]" for one in line.guesses),
+            )
+        console.print(table)
+        console.print(escape(growth.arithmetic), highlight=False)
+        for n, size in growth.index_bytes:
+            console.print(f"  {n:,} documents: {written('index_bytes', size)} of index by arithmetic", highlight=False)
+    if max(corpora) > FAR * max((max(line.sizes) for growth in growths for line in growth.lines), default=1):
+        console.print(
+            f"\nMore than {FAR:g} times the largest corpus measured: the intervals hold only if growth goes on as it was, which caches, "
+            "segments and memory that runs out do not promise. Measure a larger corpus before you rely on it.",
+            style="yellow",
+        )
+
+
+def _shown(line: Line, value: float) -> str:
+    from harness.report.units import duration, significant
+
+    if line.figure == "knob":
+        return significant(value)
+    if line.figure == "load_s":
+        return duration(value)
+    return written(line.figure, value)

@@ -1,0 +1,119 @@
+"""The command as a person runs it: on results that were really measured, and on stated ones."""
+
+import json
+
+import pytest
+
+from harness.choose.command import decide, run
+from harness.choose.show import as_json, markdown
+from harness.cli import main
+from harness.errors import SettingsError
+from tests.choose import cells
+from tests.conftest import PLUGINS, QUICK, ROOT
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two models, an index at two operating points each, one of which is not good enough."""
+    records = []
+    for number, (model, query_s) in enumerate((("small", 0.010), ("large", 0.030))):
+        records.append(cells.embed(f"e{number}", model, query_s=query_s))
+        points = (
+            cells.point(16, (0.90, 0.88, 0.92), ndcg=(0.5, 0.45, 0.55)),
+            cells.point(64, (0.98, 0.96, 0.99), ndcg=(0.6 + number / 10, 0.55, 0.8)),
+        )
+        records.append(cells.search(f"s{number}", model, points=points, latencies=(0.002, 0.003)))
+    return cells.folder(tmp_path / "results", *records)
+
+
+def test_the_quickest_that_is_good_enough_is_chosen_and_written_down(folder, capsys):
+    assert run(folder, min_recall=0.95, max_p99="30ms") == 0
+    said = capsys.readouterr().out
+    assert "take small" in " ".join(said.split())
+    body = json.loads((folder / "choice.json").read_text())
+    assert body["winner"] == "e0+s0.1"
+    assert {one["key"]: one["state"] for one in body["candidates"]} == {
+        "e0+s0.1": "chosen",
+        "e0+s0.0": "violated",
+        "e1+s1.0": "violated",
+        "e1+s1.1": "violated",
+    }
+    assert "p99 end to end" in next(one["why"] for one in body["candidates"] if one["key"] == "e1+s1.1")
+    assert (folder / "choice.md").read_text().startswith("# Choice\n\n**Of 4 candidates, 1 ")
+    assert "SEARCH_PARAMS = {'ef': 64}" in (folder / "production.py").read_text()
+
+
+def test_quality_chooses_another_than_latency(folder):
+    assert decide(folder, objective="quality").choice.winner.embed.key == "e1"
+    assert decide(folder, objective="latency").choice.winner.embed.key == "e0"
+
+
+def test_nothing_that_qualifies_is_exit_code_1_with_the_nearest_miss(folder, capsys):
+    assert main(["choose", str(folder), "--min-recall", "0.95"]) == 0
+    assert (folder / "production.py").exists()
+    assert main(["choose", str(folder), "--min-recall", "0.999"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "None of 4 candidates is known to have recall ≥ 0.999. The nearest is" in said
+    assert "recall 0.980 [0.960, 0.990] < 0.999" in said
+    assert not (folder / "production.py").exists()
+    assert json.loads((folder / "choice.json").read_text())["winner"] is None
+
+
+def test_cost_without_prices_says_how_to_write_them(folder, capsys):
+    assert main(["choose", str(folder), "--objective", "cost"]) == 2
+    assert "--objective cost needs --prices FILE, your own prices: copy conf/prices.example.yaml" in capsys.readouterr().err
+
+
+def test_a_month_s_cost_is_the_objective_where_it_is_known_for_what(folder, capsys):
+    prices = str(ROOT / "conf" / "prices.example.yaml")
+    assert main(["choose", str(folder), "--objective", "cost", "--prices", prices, "--corpus", "10M", "--rate", "50"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cost a month" in said
+    assert "used to 50% of the rate" in said
+    assert json.loads((folder / "choice.json").read_text())["objective"]["figure"] == "cost_per_month"
+
+
+def test_every_mistake_is_told_at_once(folder):
+    with pytest.raises(SettingsError) as error:
+        decide(folder, objective="beauty", min_recall=2.0, max_p99="soon", corpus="many", rate=-1.0)
+    text = str(error.value)
+    for said in (
+        "--objective must be one of latency",
+        "--min-recall",
+        "--max-p99",
+        "--corpus must be written like",
+        "--rate must be",
+        "add --prices",
+    ):
+        assert said in text
+
+
+def test_names_from_outside_stay_text(folder):
+    record = cells.search("s9", "small", index="<script>|x\n`", latencies=(0.001,))
+    cells.folder(folder, record)
+    page = markdown(decide(folder, objective="latency"))
+    assert "<script>" not in page
+    assert "&lt;script&gt;\\|x" in page
+    json.loads(as_json(decide(folder, objective="latency")))
+
+
+def test_a_real_run_is_chosen_from_and_verified_in_one_loop(harness, tmp_path):
+    job = [word for word in QUICK if not word.startswith(("store=", "index="))]
+    done = harness("-m", *job, "store=exact", "index=flat", "batch_size=4,8")
+    assert done.returncode == 0, done.stderr
+    done = harness("choose", "results/default", "--min-recall", "0.9", "--verify")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "Real loop, " in said
+    assert "there is no template for tests.plugins.parts.HashedWords" in said
+    body = json.loads((tmp_path / "results/default/choice.json").read_text())
+    assert len(body["candidates"]) == 2
+    assert sum("Real loop" in note for note in body["notes"]) == 4
+    kinds = {json.loads(path.read_text())["kind"] for path in (tmp_path / "results/default/records").glob("*.json")}
+    assert kinds == {"embed", "search", "serve"}
+    again = harness("choose", "results/default", "--min-recall", "0.9", "--verify")
+    assert again.returncode == 0
+    assert len(list((tmp_path / "results/default/records").glob("*.json"))) == 5, "what was verified is not measured again"
+    assert harness("report", "results/default", plugins=False).returncode == 0
+    assert harness("choose", "results/default", "--max-p99", "1s").returncode == 1, "20 requests support no p99"
+    assert PLUGINS.exists()

@@ -1,0 +1,152 @@
+"""Projections against SciPy's regression, exact power laws, and FAISS's own sizes."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from harness.build import build
+from harness.cli import main
+from harness.errors import DataError
+from harness.project import fit, index_arithmetic, project, required_knob
+from harness.records import Measured, Point
+from tests.choose import cells
+
+
+@given(
+    st.floats(0.1, 100),
+    st.floats(-0.5, 1.5),
+    st.lists(st.integers(10, 10**6), min_size=3, max_size=6, unique=True).filter(lambda sizes: max(sizes) > 4 * min(sizes)),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_exact_power_law_is_found_and_projected(factor, exponent, sizes):
+    values = [factor * n**exponent for n in sizes]
+    _, b, (guess,) = fit(sizes, values, [10**8])
+    assert b == pytest.approx(exponent, abs=1e-4)
+    assert guess.value == pytest.approx(factor * (10.0**8) ** exponent, rel=1e-2)
+    assert guess.lo <= guess.value <= guess.hi
+    assert guess.beyond == 10**8 / max(sizes)
+
+
+def test_the_line_is_scipy_s_and_the_interval_the_textbook_s():
+    sizes, values = [1000, 3000, 10_000, 30_000], [1.1, 3.0, 11.5, 29.0]
+    factor, exponent, (guess,) = fit(sizes, values, [10**6])
+    x, y = np.log(sizes), np.log(values)
+    line = stats.linregress(x, y)
+    assert (exponent, np.log(factor)) == pytest.approx((line.slope, line.intercept))
+    design = np.column_stack([np.ones(4), x])
+    residuals = y - design @ [line.intercept, line.slope]
+    at = np.array([1.0, np.log(10**6)])
+    error = np.sqrt(residuals @ residuals / 2 * (1 + at @ np.linalg.inv(design.T @ design) @ at))
+    half = stats.t.ppf(0.975, 2) * error
+    assert (np.log(guess.lo), np.log(guess.hi)) == pytest.approx((np.log(guess.value) - half, np.log(guess.value) + half))
+
+
+def test_a_prediction_interval_covers_a_new_measurement_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    sizes, hits = [1000, 3000, 10_000, 30_000, 100_000], 0
+    for _ in range(400):
+        made = 2 * np.asarray([*sizes, 10**6], dtype=float) ** 0.9 * np.exp(0.1 * rng.standard_normal(6))
+        guess = fit(sizes, made[:5], [10**6])[2][0]
+        hits += guess.lo <= made[5] <= guess.hi
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_two_sizes_are_refused():
+    with pytest.raises(DataError, match="at least 3 corpus sizes, got 2"):
+        fit([1000, 1000, 2000], [1, 1, 2], [10**6])
+
+
+INDEXES = [
+    ("FLAT", {}), ("HNSW", {"M": 16}), ("HNSW", {"M": 4}), ("HNSW_SQ", {"M": 16}), ("HNSW_SQ", {"M": 16, "refine": True}),
+    ("HNSW_PQ", {"M": 8, "m": 16, "nbits": 4}), ("IVF_FLAT", {"nlist": 16, "nprobe": [1]}), ("IVF_SQ8", {"nlist": 16, "nprobe": [1]}),
+    ("IVF_PQ", {"nlist": 16, "nprobe": [1], "m": 16, "nbits": 4}), ("SCANN", {"nlist": 16, "nprobe": [1]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "params"), INDEXES, ids=lambda value: str(value))
+def test_the_arithmetic_is_what_faiss_would_write_to_a_file(family, params, tmp_path):
+    index = build(
+        {"_target_": f"stores.index.{family}", **({"ef_construction": 40} if family.startswith("HNSW") else {}), **params}, key="index"
+    )
+    store = build({"_target_": "stores.faiss.Faiss"}, key="store")
+    store.open(tmp_path)
+    store.create("x", dim=64, metric="l2", index=index)
+    store.insert(np.random.default_rng(0).standard_normal((6_000, 64), dtype=np.float32), 0)
+    store.build()
+    each, fixed = index_arithmetic(index, dim=64)
+    assert store.index_bytes() == pytest.approx(each * 6_000 + fixed, rel=0.02)
+    store.close()
+
+
+def test_a_family_without_a_formula_has_none():
+    assert index_arithmetic(build({"_target_": "stores.index.DISKANN"}, key="index"), dim=64) is None
+
+
+def curve(*pairs, target=None):
+    points = [Point(10, 1, {"ef": ef}, {"recall": cells.score(recall, recall, recall)}, target_recall=target) for ef, recall in pairs]
+    return cells.search(points=points)
+
+
+def test_the_knob_is_read_off_between_what_was_measured():
+    assert required_knob(curve((16, 0.90), (64, 0.98)), 10, 0.94) == pytest.approx(32.0)  # half way on a logarithmic axis
+    assert required_knob(curve((16, 0.96), (64, 0.98)), 10, 0.95) == 16
+    assert required_knob(curve((16, 0.5), (64, 0.6)), 10, 0.95) is None
+    assert required_knob(curve((23, 0.951), target=0.95), 10, 0.95) == 23
+
+
+def measured(size, factor=1.0):
+    """A cell of some corpus: loading grows as n, searching as n^0.25, the knob as n^0.5."""
+    scale = size / 1000
+    points = [
+        Point(10, 1, {"ef": ef}, {"recall": cells.score(recall, recall, recall), "search_latency_p50_s": cells.timing(0.002 * scale**0.25)})
+        for ef, recall in ((round(16 * scale**0.5), 0.90), (round(64 * scale**0.5), 0.98))
+    ]
+    points = [Point(100, 1, {"ef": 64}, points[1].metrics), *points]
+    record = cells.search(f"s{size}", points=points, made_from={"data": f"d{size}"})
+    each, fixed = index_arithmetic(build(record.settings["index"], key="index"), dim=8)
+    metrics = {
+        **{name: cells.timing(scale) for name in ("insert_s", "build_s", "ready_s")},
+        "index_bytes": Measured(factor * (each * size + fixed), "bytes", "lower", n=3, replication="build"),
+    }
+    return type(record)(**{**record.__dict__, "metrics": metrics, "data": {**record.data, "corpus": size}})
+
+
+def test_each_figure_is_projected_with_how_far_that_is(tmp_path):
+    (found,) = project(cells.folder(tmp_path, *(measured(n) for n in (1000, 4000, 16_000))), [10**6], min_recall=0.94)
+    lines = {line.title: line for line in found.lines}
+    assert lines["insert, build and ready"].guesses[0].value == pytest.approx(3000.0, rel=1e-6)
+    assert lines["search p50, ef=64 k=100, 1 client"].exponent == pytest.approx(0.25, abs=1e-6)
+    assert lines["ef for recall@10 ≥ 0.94"].exponent == pytest.approx(0.5, abs=0.05)
+    assert lines["insert, build and ready"].guesses[0].beyond == 62.5
+    assert "it took 1.00 times that, which agrees" in found.arithmetic
+    assert found.index_bytes[0][0] == 10**6
+
+
+def test_arithmetic_that_the_measurement_contradicts_is_told(tmp_path):
+    (found,) = project(cells.folder(tmp_path, *(measured(n, factor=1.5) for n in (1000, 4000, 16_000))), [10**6])
+    assert "1.50 times that, which does not agree: rely on the fit" in found.arithmetic
+
+
+def test_fewer_than_three_sizes_are_refused_with_those_there_are(tmp_path):
+    with pytest.raises(DataError, match=r"measured at 3 corpus sizes or more \(small · texts · milvus_lite · hnsw .*: 1,000, 4,000\)"):
+        project(cells.folder(tmp_path, measured(1000), measured(4000)), [10**6])
+
+
+def test_random_weights_are_not_projected(tmp_path):
+    odd = [type(one)(**{**one.__dict__, "model": {"weights": "random"}}) for one in map(measured, (1000, 4000, 16_000))]
+    with pytest.raises(DataError, match="no search cell"):
+        project(cells.folder(tmp_path, *odd), [10**6])
+
+
+def test_the_command_prints_and_writes_and_warns_of_far_extrapolation(tmp_path, capsys):
+    folder = cells.folder(tmp_path, *(measured(n) for n in (1000, 4000, 16_000)))
+    assert main(["project", str(folder), "--corpus", "100k,10M"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "625× measured" in said
+    assert "Measure a larger corpus before you rely on it" in said
+    assert json.loads((folder / "projection.json").read_text())["corpora"] == [100_000, 10_000_000]
+    assert main(["project", str(folder), "--corpus", "many"]) == 2
