@@ -221,6 +221,8 @@ def _load(job: Job) -> dict[str, Any]:
         "concurrency": list(job.concurrency),
         "rate": list(job.rate),
         "p99_target_s": job.p99_target_s,
+        "churn_per_s": list(job.churn_per_s),
+        "churn_upserts": job.churn_upserts,
         "nq": job.nq,
     }
 

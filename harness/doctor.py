@@ -104,6 +104,7 @@ def examine() -> Iterator[Finding]:
     yield from _extras()
     yield _hub()
     yield _milvus()
+    yield from _open_ports()
     yield Finding("ok", "cache", f"{cache.root()} ({'exists' if cache.root().exists() else 'not made yet'}); set HARNESS_CACHE to move it")
 
 
@@ -234,6 +235,13 @@ def _milvus() -> Finding:
     if _answers("127.0.0.1", 19530):
         return Finding("ok", "milvus server", "something listens on 127.0.0.1:19530")
     return Finding("note", "milvus server", "none on 127.0.0.1:19530; store=milvus_lite needs none")
+
+
+def _open_ports() -> Iterator[Finding]:
+    """Warn of what cannot be helped: Milvus 2.3.5 takes an address only to tell others, and listens on the port alone."""
+    if _installed("milvus"):
+        text = "its server listens on every interface, without a password, while it measures; in an open network, close the firewall"
+        yield Finding("note", "store=milvus_local", text)
 
 
 def _answers(host: str, port: int, *, timeout_s: float = 2.0) -> bool:

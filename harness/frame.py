@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 IDENTITY = (
     "kind", "key", "status", "error", "model", "weights", "device", "dtype", "batch_size", "dataset", "modality", "corpus", "queries",
     "dim", "store", "engine", "index", "vector_type", "metric", "build_params", "search_params", "target_recall", "k", "nq", "selectivity",
-    "concurrency", "rate_per_s", "p99_target_s",
+    "concurrency", "rate_per_s", "p99_target_s", "churn_per_s",
 )  # fmt: skip
 """What a row is, in the order of the columns."""
 
 FIGURES = (
     "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "round_trip_p50_s", "floor_p50_s",
     "qps", "max_rate_at_p99_per_s", "errors", "timeouts", "client_cpu", "send_lag_p99_s", "distance_computations",
+    "changes_per_s", "change_p50_s", "freshness_p50_s", "freshness_p95_s", "deletion_p50_s", "deletion_p95_s", "deleted_share",
     "insert_s", "build_s", "ready_s", "store_flush_s", "store_build_s", "store_compact_s", "store_load_s", "store_wait_s", "index_bytes",
     "server_rss_before_bytes", "server_rss_bytes", "throughput_per_s", "units_per_s", "pipeline_per_s", "overlap_bound_per_s",
     "device_bound_per_s", "pipeline_workers", "batch_latency_p50_s",
@@ -54,7 +55,7 @@ LAST = (
 COUNTS = ("batch_size", "knee_batch_size", "corpus", "queries", "dim", "k", "nq", "concurrency", "schema_version")
 """Columns of whole numbers."""
 
-SHARES = ("target_recall", "selectivity", "rate_per_s", "p99_target_s", "duration_s")
+SHARES = ("target_recall", "selectivity", "rate_per_s", "p99_target_s", "churn_per_s", "duration_s")
 """Columns of numbers that are settings or facts, not figures."""
 
 
@@ -92,7 +93,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     words = [column for column in columns if column not in {*numbers, *COUNTS, *SHARES}]
     frame[words] = frame[words].astype("string")  # one type whatever is in it, also if nothing is
     return frame.sort_values(
-        ["kind", "dataset", "model", "store", "index", "batch_size", "k", "selectivity", "concurrency", "rate_per_s", "started_at"],
+        ["kind", "dataset", "model", "store", "index", "batch_size", "k", "selectivity", "concurrency", "rate_per_s", "churn_per_s", "started_at"],
         kind="stable",
         ignore_index=True,
     )
@@ -141,6 +142,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
             "concurrency": point.concurrency,
             "search_params": _compact(point.search_params),
             "rate_per_s": point.rate_per_s,
+            "churn_per_s": point.churn_per_s,
             "p99_target_s": record.settings.get("p99_target_s") if point.concurrency is None and point.rate_per_s is None else None,
             "nq": point.nq,
             "selectivity": point.selectivity,

@@ -128,10 +128,10 @@ def _blocks(corpus: Vectors, size: int, metric: Metric, below: int | None) -> It
             block = np.concatenate([2 * block, -np.square(lengths)[:, None].astype(np.float32)], axis=1)
         yield ids, block, lengths
         del block, source
-        _give_back(corpus)
+        give_back(corpus)
 
 
-def _give_back(corpus: Vectors) -> None:
+def give_back(corpus: Vectors) -> None:
     """Tell the system that the pages of a memory-mapped file are not needed for now, so that they do not pile up in this process."""
     base: object = corpus
     while isinstance(base, np.ndarray):
@@ -281,7 +281,7 @@ class _Search:
             part = slice(start, start + chunk)
             rows = self.corpus[ids[part]]
             exact[part] = scores_of_pairs(wide, rows, self.metric, which=query[part], query_norms=self.norms)
-            _give_back(self.corpus)
+            give_back(self.corpus)
         order = np.lexsort((ids, -exact, query))
         query, ids, score, exact = query[order], ids[order], score[order], exact[order]
         count = np.bincount(query, minlength=len(self.source))

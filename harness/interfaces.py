@@ -490,3 +490,22 @@ class Verified(Protocol):
     @property
     def verified(self) -> Mapping[str, tuple[str, ...]]:
         """Index families by engine version, as the contract tests run them; families that are not named are only declared."""
+
+
+@runtime_checkable
+class Changeable(Protocol):
+    """What a store may offer besides: rows that come, go and are replaced while the collection is searched.
+
+    Each call returns when the engine has acknowledged the change; how soon searches see it is the engine's affair, and is measured.
+    Calls come after `Store.wait_ready`, from one thread one after the other, while other threads search. Errors leave as
+    `harness.errors.StoreError`.
+    """
+
+    def add(self, vectors: NDArray[Any], ids: Ids) -> None:
+        """Insert rows, of vectors as `Store.insert` takes them, under ids that no row has had before."""
+
+    def upsert(self, vectors: NDArray[Any], ids: Ids) -> None:
+        """Give the rows of these ids, each once, other vectors."""
+
+    def delete(self, ids: Ids) -> None:
+        """Take the rows of these ids out."""

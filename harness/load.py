@@ -280,7 +280,7 @@ class Clients:
     def _run(self, used: Sequence[tuple[Any, Connection]], shares: Sequence[_Share]) -> list[_Seen]:
         if not self._children:
             assert self._search is not None
-            with _quick_switches():
+            with quick_switches():
                 return [_drive(shares[0], self._search, self._queries, self._requests)]
         for (_, pipe), share in zip(used, shares, strict=True):
             pipe.send(share)
@@ -347,7 +347,7 @@ def _receive(pipe: Connection) -> Any:
 
 
 @contextmanager
-def _quick_switches() -> Iterator[None]:
+def quick_switches() -> Iterator[None]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
     try:

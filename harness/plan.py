@@ -16,10 +16,11 @@ from typing import Any
 
 from harness import cache, knee
 from harness.cells import Cell, cells_of, place_of
+from harness.churn_cell import LEAST_SEEN, rows_taken_out
 from harness.data import open_data, prepare
 from harness.errors import DataError, SettingsError, WeightsError
 from harness.fingerprint import digest
-from harness.interfaces import Identified, Weights
+from harness.interfaces import Identified, Store, Weights
 from harness.records import Record, newest, read_all
 from harness.settings import Job, compose_job, composing, expand
 
@@ -173,6 +174,7 @@ def _planned(jobs: Sequence[Job]) -> Plan:
     estimates: dict[str, float] = {}
     located: dict[str, Weights] = {}
     engines: dict[str, Any] = {}
+    stores: dict[str, Store] = {}
     wrong: dict[str, None] = {}
     for job in jobs:
         node = digest(dict(job.nodes["model"]))
@@ -184,8 +186,9 @@ def _planned(jobs: Sequence[Job]) -> Plan:
             wrong[str(error)] = None
             continue
         store = digest(dict(job.nodes["store"]))
-        if store not in engines:  # asked once
+        if store not in engines:  # asked once, and what it then knows of its server holds for all with the same settings
             engines[store] = job.store.identity() if isinstance(job.store, Identified) else None
+            stores[store] = job.store
         data = open_data(folder)
         rows = len(data.corpus)
         where = f"the {rows} documents of dataset={job.choices['dataset']}" + (
@@ -194,7 +197,7 @@ def _planned(jobs: Sequence[Job]) -> Plan:
         wrong |= dict.fromkeys(job.index.violations(rows=rows, dim=job.model.dim, k=job.k))
         wrong |= {f"batch_size must be ≤ {where}, got {job.batch_size}": None} if job.batch_size > rows else {}
         wrong |= {f"k must be ≤ {where}, got {max(job.k)}": None} if max(job.k) > rows else {}
-        refused = job.store.violations(
+        refused = stores[store].violations(
             index=job.index, metric=job.metric, dim=job.model.dim, rows=rows, k=job.k, vector_type=job.vector_type, filtered=any(job.filter)
         )
         refused += _too_few(job, rows, len(data.queries))
@@ -263,8 +266,14 @@ def _search_seconds(job: Job, rows: int) -> float:
     closed = (settings * len(job.concurrency) + 2 * len(job.k)) * seconds
     opened = settings * sum(max(share, job.min_requests / rate) for rate in job.rate)
     looked_for = settings * 12 * 2 * seconds if job.p99_target_s else 0.0  # about twelve rates, some of them slow
+    changing = settings * sum(max(seconds, changes_s(job, rate)) for rate in job.churn_per_s)
     load = 1.0 + rows * 4e-4
-    return job.processes * (load + closed + opened + looked_for) + load + 2.0
+    return job.processes * (load + closed + opened + looked_for + changing) + load + 2.0
+
+
+def changes_s(job: Job, churn_per_s: float) -> float:
+    """Return about how long it takes at a rate of changes until enough of them have been seen to show, see `harness.churn_cell`."""
+    return LEAST_SEEN / churn_per_s / (1.0 if job.churn_upserts == 1 else (1.0 - job.churn_upserts) / 2)
 
 
 def fewest_to_tune(target: float) -> int:
@@ -286,6 +295,28 @@ def _too_few(job: Job, rows: int, queries: int) -> list[str]:
         found.append(
             f"target_recall={max(job.target_recall):g} needs dataset.queries ≥ {least}, half of them to tune on, got {queries}: "
             "fewer cannot show it even where all neighbours are found"
+        )
+    if job.churn_per_s and rows - rows_taken_out(rows) < max(job.k):
+        found.append(f"workload.churn_per_s takes rows out: k must be ≤ {rows - rows_taken_out(rows)} of {rows}, got {max(job.k)}")
+    return found + _too_slow(job, queries)
+
+
+def _too_slow(job: Job, queries: int) -> list[str]:
+    """Return that rates are so low that a process is killed, by its time limit, before it has counted enough."""
+    points = len(job.k) * len(job.filter) * (len(job.target_recall) or len(job.index.search_params()))
+    least = max(job.min_requests, math.ceil(queries / job.nq))
+    ends = f"s a process, which timeout_s={job.timeout_s:g} ends before; raise the lowest rate or timeout_s"
+    found = []
+    if (takes := points * sum(least / rate for rate in job.rate)) > job.timeout_s:
+        rates = ",".join(f"{rate:g}" for rate in job.rate)
+        found.append(
+            f"workload.rate=[{rates}] with {least} requests at each of {points} operating points takes {takes:.0f} {ends}, "
+            "or lower workload.min_requests"
+        )
+    if (takes := points * sum(changes_s(job, rate) for rate in job.churn_per_s)) > job.timeout_s:
+        rates = ",".join(f"{rate:g}" for rate in job.churn_per_s)
+        found.append(
+            f"workload.churn_per_s=[{rates}] with {LEAST_SEEN} insertions at each of {points} operating points takes {takes:.0f} {ends}"
         )
     return found
 

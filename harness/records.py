@@ -64,6 +64,8 @@ class Point:
     metrics: Mapping[str, Measured]
     rate_per_s: float | None = None
     """Requests a second that an open loop offers; null for a closed loop, and where the highest that meets a target was looked for."""
+    churn_per_s: float | None = None
+    """Rows inserted, deleted or replaced a second meanwhile; null where they stayed as they were."""
     nq: int = 1
     """Queries a request."""
     selectivity: float | None = None

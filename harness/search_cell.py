@@ -26,18 +26,23 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.parse import urldefrag
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.build import build
-from harness.interfaces import PARTS, Ids, Index, LocalServer, Ready, Store, Vectors
+from harness.churn_cell import Churn, Churned
+from harness.groundtruth import exact_neighbours, give_back
+from harness.interfaces import PARTS, Changeable, Ids, Index, LocalServer, Ready, Store, Vectors
 from harness.load import Asked, Clients, Search, Traffic, highest_rate
 from harness.memory import peak_rss_bytes
+from harness.metrics.similarity import Neighbours
 from harness.quantise import Quantiser
 from harness.replicate import Report
 from harness.timing import Timed, Until, seconds_of
 from harness.tuning import smallest_knob
+from harness.vectors import open_truth
 
 _FLOOR_DIM = 2
 """Smallest dimension that every store takes."""
@@ -67,6 +72,8 @@ class _Point:
     """Clients of a closed loop; None for an open one."""
     rate_per_s: float | None = None
     """Rate of an open loop; None with `clients` None: the highest that meets the target is looked for."""
+    churn_per_s: float | None = None
+    """Changes a second to the rows meanwhile; None where they stay as they are."""
     selectivity: float | None = None
     target_recall: float | None = None
     timed: Timed = field(default_factory=Timed)
@@ -74,6 +81,7 @@ class _Point:
     answers: dict[int, Ids] = field(default_factory=dict)
     highest_rate_per_s: float | None = None
     distances: float | None = None
+    churned: Churned | None = None
 
     @property
     def serial(self) -> bool:
@@ -81,14 +89,16 @@ class _Point:
 
     @property
     def count(self) -> int:
-        return self.timed.count if self.serial else self.traffic.count
+        return len(self.latencies) if self.churned else self.timed.count if self.serial else self.traffic.count
 
     @property
     def wall_s(self) -> float:
-        return self.timed.wall_s if self.serial else self.traffic.wall_s
+        return (self.churned or (self.timed if self.serial else self.traffic)).wall_s
 
     @property
     def latencies(self) -> NDArray[np.float64]:
+        if self.churned:
+            return self.churned.latency_s
         return self.timed.array() if self.serial else self.traffic.latencies
 
     def asked_already(self, number: int) -> bool:
@@ -111,6 +121,8 @@ class _Point:
             "search_params": dict(self.asked.params),
             "concurrency": self.clients,
             "rate_per_s": self.rate_per_s,
+            "churn_per_s": self.churn_per_s,
+            "churn": None if self.churned is None else self.churned.about(),
             "selectivity": self.selectivity,
             "target_recall": self.target_recall,
             "wall_s": self.wall_s,
@@ -145,8 +157,12 @@ def _load(
     quantiser: Quantiser,
     filtered: bool,
     dim: int,
+    deadline_s: float,
 ) -> _Loaded:
-    """Open a store and bring it to where it can be searched, timing each part; quantising is not part of any."""
+    """Open a store and bring it to where it can be searched, timing each part; quantising is not part of any.
+
+    What was read of a memory-mapped file is given back, so that it is not in the memory figure.
+    """
     folder.mkdir()
     store.open(folder)
     store.create(_COLLECTION, dim=dim, metric=spec["metric"], index=index, vector_type=quantiser.vector_type, filtered=filtered)
@@ -156,9 +172,10 @@ def _load(
         part = quantiser(vectors[first : first + step])
         seconds, _ = seconds_of(lambda part=part, first=first: store.insert(part, first))  # type: ignore[misc]
         insert_s += seconds
+        give_back(vectors)
         report(min(1.0, (first + step) / len(vectors)))
     build_s, _ = seconds_of(store.build)
-    ready_s, ready = seconds_of(lambda: store.wait_ready(rows=len(vectors), deadline_s=spec["deadline_s"]))
+    ready_s, ready = seconds_of(lambda: store.wait_ready(rows=len(vectors), deadline_s=deadline_s))
     return _Loaded(insert_s, build_s, ready_s, ready)
 
 
@@ -213,15 +230,19 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     requests = _requests(len(asked), spec["nq"], shuffle)
     several = max([*spec["concurrency"], *(2 for _ in spec["rate"]), 2 if spec["p99_target_s"] else 1])
     stores: list[Store] = []
+    patience_s = spec["deadline_s"]  # of all waits together
 
     def opened(name: str, vectors: Vectors, index: Index, quantiser: Quantiser, filtered: bool) -> tuple[Store, _Loaded]:
+        nonlocal patience_s
         store: Store = build(spec["store"], key="store")
         stores.append(store)
 
         def told(share: float) -> None:
             report(f"insert {name}", share, len(vectors))
 
-        return store, _load(store, folder / name, vectors, index, spec, told, quantiser, filtered, vectors.shape[1])
+        loaded = _load(store, folder / name, vectors, index, spec, told, quantiser, filtered, vectors.shape[1], patience_s)
+        patience_s = max(0.0, patience_s - loaded.ready_s)
+        return store, loaded
 
     def build_floor(rows: int, k: int) -> Index:
         return measured_store.floor_index(rows=rows, k=k)
@@ -276,12 +297,13 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         def done(one: _Point) -> bool:
             return until.met(one.wall_s, one.count) and (one.serial or all(map(one.asked_already, range(len(asked)))))
 
-        closed = [*beside, *(one for one in points if one.clients is not None)]
+        changing = [one for one in points if one.churn_per_s is not None]
+        closed = [*beside, *(one for one in points if one.clients is not None and one.churn_per_s is None)]
         opens = [one for one in points if one.clients is None]
-        total = until.min_count * (len(closed) + len(opens))
+        total = until.min_count * (len(closed) + len(opens) + len(changing))
 
         def progress() -> None:
-            report("search", sum(min(one.count, until.min_count) for one in (*closed, *opens)) / total, total)
+            report("search", sum(min(one.count, until.min_count) for one in (*closed, *opens, *changing)) / total, total)
 
         while left := [one for one in closed if not done(one)]:
             shuffle.shuffle(left)
@@ -298,11 +320,20 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
             _open_loop(one, clients, until, spec, rng)
             progress()
         for one in points:
-            one.distances = _distances(main, stored_queries, one.asked)
+            if one.churn_per_s is None:
+                one.distances = _distances(main, stored_queries, one.asked)
             if not one.serial:
                 one.answers = _completed(one, main, stored_queries)
+        if changing:  # last, for the collection is another one afterwards
+            shuffle.shuffle(changing)
+            churn = _churn(main, corpus, queries, quantiser, asked, spec)
+            churn.take_out(changing[0].asked)
+            for one in changing:
+                assert one.churn_per_s is not None
+                one.churned = churn.run(one.asked, one.churn_per_s, stored_queries, queries[asked], requests, until)
+                progress()
         version = main.version()
-        server = None if main.in_process else main.endpoint()
+        server = None if main.in_process else urldefrag(main.endpoint() or "").url or None
 
     result = {
         "insert_s": loaded.insert_s,
@@ -322,7 +353,11 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
         "points": [one.about() for one in points],
     }
     arrays: dict[str, Any] = {f"latency_s_{i}": one.latencies for i, one in enumerate(points)}
-    arrays |= {f"ids_{i}": np.stack([one.answers[q] for q in range(len(asked))]) for i, one in enumerate(points)}
+    for i, one in enumerate(points):
+        if one.churned is None:
+            arrays[f"ids_{i}"] = np.stack([one.answers[q] for q in range(len(asked))])
+        else:
+            arrays |= {f"{name}_{i}": values for name, values in vars(one.churned).items() if isinstance(values, np.ndarray)}
     for name in ("floor", "round_trip"):
         of_each_k = (one for one in beside if one.name == name)
         arrays |= {f"{name}_s_{k}": one.timed.array() for k, one in zip(spec["k"], of_each_k, strict=True)}
@@ -367,6 +402,7 @@ def _points(spec: Mapping[str, Any], index: Index, tuned: Sequence[Mapping[str, 
                 about: dict[str, Any] = {"selectivity": selectivity, "target_recall": target}
                 found += [_Point("point", asked, clients, **about) for clients in spec["concurrency"]]
                 found += [_Point("point", asked, None, rate, **about) for rate in spec["rate"]]
+                found += [_Point("point", asked, churn_per_s=rate, **about) for rate in spec["churn_per_s"]]
                 if spec["p99_target_s"]:
                     found.append(_Point("point", asked, None, None, **about))
     return found
@@ -481,6 +517,20 @@ def _distances(store: Store, queries: NDArray[Any], asked: Asked) -> float | Non
     return None if count is None or asked.below is not None else count(queries, asked.k, asked.params)
 
 
+def _churn(
+    store: Store, corpus: Vectors, queries: Vectors, quantiser: Quantiser, asked: NDArray[np.int64], spec: Mapping[str, Any]
+) -> Churn:
+    """Return what changes the rows of the collection measured."""
+    assert isinstance(store, Changeable)  # settings have seen to it
+    truth = open_truth(Path(spec["truth"][str(None)]), metric=spec["metric"], rows=len(corpus))
+    nearest = Neighbours(truth.ids[asked], truth.scores[asked], truth.metric, truth.rows)
+    depth = min(len(corpus), 2 * max(spec["k"]) + 20)  # some of the nearest are not there
+    if truth.ids.shape[1] < depth:
+        nearest = exact_neighbours(queries[asked], corpus, k=depth, metric=spec["metric"])
+    seed = f"{spec['seed']} {spec['replicate']}"
+    return Churn(store, corpus, quantiser, nearest, upserts=spec["churn_upserts"], seed=seed)
+
+
 def _server_rss(store: Store) -> int | None:
     return store.server_rss_bytes() if isinstance(store, LocalServer) else None
 
@@ -500,7 +550,8 @@ def measure_memory(spec: Mapping[str, Any], folder: Path, report: Report) -> Non
     rows, asked = quantiser.apart([corpus, queries], folder)
     filtered = any(share is not None for share in spec["filter"])
     with _released([store]):
-        _load(store, folder / "index", rows, index, spec, lambda share: report("memory", share), quantiser, filtered, corpus.shape[1])
+        told = partial(report, "memory")
+        _load(store, folder / "index", rows, index, spec, told, quantiser, filtered, corpus.shape[1], spec["deadline_s"])
         requests = _requests(len(queries), spec["nq"], random.Random(0))[:_WARM_UP]
         for share, params in product(spec["filter"], index.search_params()):
             one = Asked(max(spec["k"]), params, parts_of(share))

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.baseline import bm25
+from harness.churn_cell import GIVE_UP_S
 from harness.interfaces import Data, Ids
 from harness.metrics import labels as label_metrics
 from harness.metrics.recall import recall_at_k, strict_recall_at_k
@@ -64,6 +66,7 @@ def of_search(
         told = all(outcome.result[name] for outcome in outcomes)
         return build(name, "bytes") if told else Measured(None, "bytes", "lower", reason=reason)
 
+    scores: dict[str, Any] = {}  # of each query, so that two models can be compared query by query
     metrics = {
         "insert_s": build("insert_s", "s"),
         "build_s": build("build_s", "s"),
@@ -74,7 +77,7 @@ def of_search(
         "server_rss_bytes": whether_told("server_rss_bytes", "no server whose memory can be seen"),
         "first_query_s": measured(over_processes([outcome.result["first_query_s"] for outcome in outcomes]), "s", "lower"),
         "peak_rss_bytes": single(memory["peak_rss_bytes"], "bytes", "the store runs in a process that cannot be seen from here"),
-        **_quality(nearest[None].ids, qrels, random_weights, suffix="_exact"),
+        **_quality(nearest[None].ids, qrels, random_weights, suffix="_exact", keep=scores),
         f"ndcg_at_{LABEL_DEPTH}_bm25": _baseline(data, qrels, asked),
     }
     samples: dict[str, Any] = {
@@ -83,26 +86,44 @@ def of_search(
         for name, values in outcome.samples.items()
         if name.startswith(("round_trip_s_", "floor_s_"))
     }
+    samples |= {  # of each build, so that runs can be compared by what was repeated
+        f"each_{name}": [outcome.result[name] for outcome in outcomes]
+        for name in ("insert_s", "build_s", "ready_s", "index_bytes", "first_query_s")
+        if metrics[name].value is not None
+    }
     points = []
     caveats = _search_caveats(outcomes)
     for number, point in enumerate(outcomes[0].result["points"]):
-        k, share = point["k"], point["selectivity"]
-        answers = [outcome.samples[f"ids_{number}"] for outcome in outcomes]
-        recall = np.mean([recall_at_k(ids, nearest[share], k=k, queries=queries, corpus=corpus) for ids in answers], axis=0)
-        strict = np.mean([strict_recall_at_k(ids, nearest[share], k=k) for ids in answers], axis=0)
+        k, share, changing = point["k"], point["selectivity"], point["churn_per_s"] is not None
+        answers = [] if changing else [outcome.samples[f"ids_{number}"] for outcome in outcomes]
+        if changing:  # of the moment of each search, see harness.churn
+            recall, strict = (_over_builds([outcome.samples[f"{name}_{number}"] for outcome in outcomes]) for name in ("recall", "strict"))
+        else:
+            recall = np.mean([recall_at_k(ids, nearest[share], k=k, queries=queries, corpus=corpus) for ids in answers], axis=0)
+            strict = np.mean([strict_recall_at_k(ids, nearest[share], k=k) for ids in answers], axis=0)
         latencies = [outcome.samples[f"latency_s_{number}"] for outcome in outcomes]
         same = [outcome.result["points"][number] for outcome in outcomes]
+        rates = [one["count"] * outcomes[0].result["nq"] / one["wall_s"] for one in same]
         figures = {
-            "recall": measured(mean_over_queries(recall, exact=exact), "ratio", "higher"),
+            "recall": measured(mean_over_queries(recall, exact=exact and not changing), "ratio", "higher"),
             "recall_strict": measured(mean_over_queries(strict), "ratio", "higher"),
             "search_latency_p50_s": percentile(latencies, 0.5),
             "search_latency_p95_s": percentile(latencies, 0.95),
             "search_latency_p99_s": percentile(latencies, 0.99),
             "round_trip_p50_s": percentile([outcome.samples[f"round_trip_s_{k}"] for outcome in outcomes], 0.5),
             "floor_p50_s": percentile([outcome.samples[f"floor_s_{k}"] for outcome in outcomes], 0.5),
-            "qps": measured(over_processes([one["count"] * outcomes[0].result["nq"] / one["wall_s"] for one in same]), "1/s", "higher"),
+            "qps": measured(over_processes(rates), "1/s", "higher"),
             **_load_figures(same),
-            **_quality(answers[0] if k >= LABEL_DEPTH else None, qrels, random_weights, others=answers[1:], filtered=share is not None),
+            **_churn_figures(outcomes, number),
+            **_quality(
+                answers[0] if answers and k >= LABEL_DEPTH else None,
+                qrels,
+                random_weights,
+                others=answers[1:],
+                hidden="the filter hides relevant documents" if share else "relevant documents come and go" if changing else None,
+                keep=scores,
+                number=f"_{number}",
+            ),
         }
         if point["concurrency"] is None and point["rate_per_s"] is None and not all(one["highest_rate_per_s"] for one in same):
             figures |= {
@@ -116,20 +137,24 @@ def of_search(
                 search_params=point["search_params"],
                 metrics=figures,
                 rate_per_s=point["rate_per_s"],
+                churn_per_s=point["churn_per_s"],
                 nq=outcomes[0].result["nq"],
                 selectivity=share,
                 target_recall=point["target_recall"],
             )
         )
         samples[f"recall_{number}"] = recall
+        samples[f"each_qps_{number}"] = rates
         samples |= {f"latency_s_{number}_{i}": values for i, values in enumerate(latencies)}
+        for name in ("change_s", "fresh_s", "deletion_s") if changing else ():
+            samples |= {f"{name}_{number}_{i}": outcome.samples[f"{name}_{number}"] for i, outcome in enumerate(outcomes)}
         caveats += tuple(caveat for caveat in _load_caveats(point, same) if caveat not in caveats)
     caveats += tuple(_late_caveat(outcomes))
     points += [
         _not_reached(one, points, outcomes[0].result["nq"]) for one in outcomes[0].result["tuned"] or () if one["search_params"] is None
     ]
     engine = {name: outcomes[0].result[name] for name in ("version", "server", "ready", "floor_index", "tuned")}
-    return Summary(metrics, tuple(points), caveats, samples, engine)
+    return Summary(metrics, tuple(points), caveats, samples | scores, engine)
 
 
 _STORE_TIMES = ("flush", "build", "compact", "load", "wait")
@@ -178,6 +203,38 @@ def _load_figures(same: Sequence[Mapping[str, Any]]) -> dict[str, Measured]:
     }
 
 
+def _over_builds(scores: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return each query's mean over the builds that could tell a score, NaN meaning that one could not; without queries that none could."""
+    table = np.stack(scores)
+    told = ~np.isnan(table)
+    some = told.any(axis=0)
+    return np.asarray(np.where(told, table, 0.0).sum(axis=0)[some] / told.sum(axis=0)[some], dtype=np.float64)
+
+
+def _churn_figures(outcomes: Sequence[Outcome], number: int) -> dict[str, Measured]:
+    """Return what is known of the changes; nothing where rows stayed as they were."""
+    same = [outcome.result["points"][number] for outcome in outcomes]
+    if same[0]["churn"] is None:
+        return {}
+
+    def of(name: str, q: float, reason: str) -> Measured:
+        samples = [outcome.samples[f"{name}_{number}"] for outcome in outcomes]
+        return percentile(samples, q) if all(map(len, samples)) else Measured(None, "s", "lower", reason=reason)
+
+    none = "no row came or went: workload.churn_upserts=1"
+    returned = sum(one["churn"]["returned"] for one in same)
+    gone = sum(one["churn"]["gone"] for one in same)
+    return {
+        "changes_per_s": measured(over_processes([one["churn"]["changes"] / one["wall_s"] for one in same]), "1/s", "none"),
+        "change_p50_s": of("change_s", 0.5, none),
+        "freshness_p50_s": of("fresh_s", 0.5, none),
+        "freshness_p95_s": of("fresh_s", 0.95, none),
+        "deletion_p50_s": of("deletion_s", 0.5, none),
+        "deletion_p95_s": of("deletion_s", 0.95, none),
+        "deleted_share": Measured(gone / returned if returned else None, "ratio", "lower", n=returned, reason="a count, no interval"),
+    }
+
+
 _SATURATED = 0.8
 """Share of a core above which a client process, which has one interpreter lock, is itself what limits the rate."""
 _LATE = 0.1
@@ -205,6 +262,24 @@ def _load_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]]) -
             "overload",
             f"Of {offered:g} requests/s offered {offered / (1 + slip):.3g}/s were answered: the queue grows, and latencies with the length "
             "of the run.",
+        )
+    if point["churn_per_s"] is not None:
+        yield from _change_caveats(point, same)
+
+
+def _change_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Tell of changes that fell behind their rate, and of those that no search showed."""
+    found = [one["churn"] for one in same]
+    if max(one["changes_slip"] for one in found) > _SLIPPED:
+        done = sum(one["changes"] for one in found) / sum(one["wall_s"] for one in same)
+        text = f"Of {point['churn_per_s']:g} changes/s asked for {done:.3g}/s were made: one after the other, the store takes longer."
+        yield "changes_behind", text
+    if unseen := sum(one["unseen"] for one in found):
+        yield (
+            "unseen_changes",
+            f"At {point['churn_per_s']:g} changes/s {unseen} of {sum(one['looked_for'] for one in found)} rows that came or went did "
+            f"not show in a search for their own vector within {GIVE_UP_S:g} s, by which they count as that late: the store has lost them, "
+            "lags, or rows as near stand before them.",
         )
 
 
@@ -259,6 +334,12 @@ def _search_caveats(outcomes: Sequence[Outcome]) -> tuple[tuple[str, str], ...]:
     if server and re.search(r"//(127\.|localhost|\[::1\])", server):
         text = "The server ran on the machine of its clients, which takes some of the processors' time from it."
         found.append(("shared_machine", text))
+    elif server:
+        text = (
+            f"The server is at {server}: the machine in this record is its client's, latencies hold the way there and back, and neither "
+            "its processors nor its memory are known here. Set beside each other only what was measured on one server."
+        )
+        found.append(("remote_server", text))
     return tuple(found)
 
 
@@ -279,9 +360,14 @@ def _quality(
     *,
     suffix: str = "",
     others: Sequence[Ids] = (),
-    filtered: bool = False,
+    hidden: str | None = None,
+    keep: dict[str, Any],
+    number: str = "",
 ) -> dict[str, Measured]:
-    """Return nDCG and recall against the labels, a query's score being the mean over the builds that answered it."""
+    """Return nDCG and recall against the labels, a query's score being its mean over the builds; `hidden` says why there is none.
+
+    The scores themselves go into `keep`, under the figure's name and the operating point's number.
+    """
     measures: dict[str, Callable[..., label_metrics.LabelScores]] = {
         f"ndcg_at_{LABEL_DEPTH}": label_metrics.ndcg_at_k,
         f"label_recall_at_{LABEL_DEPTH}": label_metrics.recall_at_k,
@@ -291,8 +377,8 @@ def _quality(
         reason = "the dataset has no relevance labels"
     elif random_weights:
         reason = "random weights: the vectors mean nothing"
-    elif filtered:
-        reason = "the filter hides relevant documents"
+    elif hidden is not None:
+        reason = hidden
     elif ids is None:
         reason = f"needs k ≥ {LABEL_DEPTH}"
     if reason is not None:
@@ -301,4 +387,5 @@ def _quality(
         name: np.mean([measure(found, qrels, k=LABEL_DEPTH).scores for found in (ids, *others)], axis=0)
         for name, measure in measures.items()
     }
+    keep |= {f"{name}{suffix}{number}": values for name, values in scores.items()}
     return {f"{name}{suffix}": measured(mean_over_queries(values), "ratio", "higher") for name, values in scores.items()}

@@ -27,7 +27,7 @@ from harness import devices
 from harness.build import build
 from harness.errors import DataError, SettingsError, UnsupportedError
 from harness.fingerprint import usable_cores
-from harness.interfaces import PARTS, Attention, Dataset, Dtype, Index, Metric, Model, Served, Store, VectorType, modalities
+from harness.interfaces import PARTS, Attention, Changeable, Dataset, Dtype, Index, Metric, Model, Served, Store, VectorType, modalities
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE.parent / "conf" if (_HERE.parent / "conf" / "config.yaml").exists() else _HERE / "conf"
@@ -68,6 +68,10 @@ class Job:
     concurrency: tuple[int, ...]
     rate: tuple[float, ...]
     p99_target_s: float | None
+    churn_per_s: tuple[float, ...]
+    """Changes a second to the rows while one client searches, an operating point each."""
+    churn_upserts: float
+    """Share of the changes that replace a row; of the others half insert one and half delete one."""
     nq: int
     min_requests: int
     processes: int
@@ -168,7 +172,9 @@ def _plainly(error: Exception, overrides: Sequence[str]) -> str:
             option for option in options(group) if name and f"\n{name}:" in (CONF / group / f"{option}.yaml").read_text(encoding="utf-8")
         ]
         if having:
-            return f"{key} is not a setting of the {group} chosen; these have it: {', '.join(f'{group}={option}' for option in having)}"
+            chosen = next((o for o in reversed(overrides) if o.startswith(f"{group}=")), f"the {group} chosen")
+            able = ", ".join(f"{group}={option}" for option in having)
+            return f"{key} is not a setting of {chosen}; these have it: {able}; sweep over it with those alone: a name has one report"
         given = next((o for o in overrides if o.lstrip("+~").startswith(f"{key}=")), key)
         return (
             f"{key} is not a setting (in {given!r}); `python -m harness --cfg job` shows them all; +{key}=… adds one that a plug-in takes"
@@ -267,13 +273,17 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
         "concurrency": get.integers("workload.concurrency", low=1, empty=True),
         "rate": get.numbers("workload.rate", above=0.0),
         "p99_target_s": None if plain["workload"].get("p99_target_s") is None else get.number("workload.p99_target_s", above=0.0),
+        "churn_per_s": get.numbers("workload.churn_per_s", above=0.0) if plain["workload"].get("churn_per_s") else (),
+        "churn_upserts": get.share("workload.churn_upserts") if "churn_upserts" in plain["workload"] else 0.0,
         "nq": get.integer("workload.nq", low=1, high=16_384),
         "vector_type": get.choice("vector_type", get_args(VectorType)),
         "filter": get.selectivities("filter"),
         "target_recall": get.numbers("target_recall", above=0.0, below=1.0),
     }
-    if not (load["concurrency"] or load["rate"] or load["p99_target_s"]):
+    if not (load["concurrency"] or load["rate"] or load["p99_target_s"] or load["churn_per_s"]):
         wrong.append("workload must ask for something: workload.concurrency=[1], workload.rate=[100] or workload.p99_target_s=0.05")
+    if load["churn_per_s"] and any(load["filter"]):
+        wrong.append(f"workload.churn_per_s goes without a filter, got filter={list(load['filter'])}; leave filter out")
     budget_s = None if plain["budget"] is None else _duration(plain["budget"], wrong)
     if len(built) == 4 and not wrong:
         model, dataset, store, index = built["model"], built["dataset"], built["store"], built["index"]
@@ -308,6 +318,13 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
             vector_type=load["vector_type"],
             filtered=any(load["filter"]),
         )
+        if load["churn_per_s"]:
+            unsupported += _not_changeable(store, choices["store"])
+            if values["metric"] == "ip" and not model.normalized:
+                wrong.append(
+                    "workload.churn_per_s looks for rows by their own vectors, which are not the nearest under metric=ip where lengths "
+                    "differ; use metric=cosine or metric=l2"
+                )
     if wrong:
         raise SettingsError([*wrong, *unsupported])
     return Job(
@@ -327,6 +344,15 @@ def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, 
         cannot_embed=cannot_embed,
         **values,
     )
+
+
+def _not_changeable(store: Store, name: str) -> list[str]:
+    """Return that a store cannot change its rows while they are searched, naming those that can."""
+    if isinstance(store, Changeable):
+        return []
+    others = {option: OmegaConf.load(CONF / "store" / f"{option}.yaml") for option in options("store")}
+    able = [option for option, node in others.items() if isinstance(build(OmegaConf.to_container(node), key="store"), Changeable)]  # type: ignore[arg-type]
+    return [f"store={name} cannot change rows while they are searched, which workload.churn_per_s needs; these can: {', '.join(able)}"]
 
 
 def _not_the_services(plain: Mapping[str, Any], model: str) -> list[str]:
@@ -382,6 +408,13 @@ class _Reader:
             self._wrong.append(f"{key} must be a list of different numbers {limit}, got {value!r}")
             return ()
         return tuple(map(float, values))
+
+    def share(self, key: str) -> float:
+        value = self._value(key)
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            self._wrong.append(f"{key} must be a number in [0, 1], got {value!r}")
+            return 0.0
+        return float(value)
 
     def selectivities(self, key: str) -> tuple[float | None, ...]:
         value = self._value(key)

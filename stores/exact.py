@@ -12,6 +12,7 @@ The product uses NumPy's BLAS, hence as many threads as OMP_NUM_THREADS allows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from harness.errors import StoreError
 from harness.interfaces import Ids, Index, Metric, Ready, Vectors, VectorType, part_of
 from stores.batches import Batches
+from stores.in_process import no_endpoint, refuse_to_attach
 from stores.index import FLAT
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
 
@@ -30,55 +32,43 @@ UNIT_ROUNDOFF = 2.0**-24
 """Of float32 with rounding to nearest."""
 
 
+@dataclass(frozen=True)
+class _Held:
+    """The rows that a search looks at, by rising id; replaced as a whole, so that a search sees all of a change or nothing."""
+
+    rows: Vectors
+    norms: Vectors
+    ids: Ids
+
+    @classmethod
+    def of(cls, rows: Vectors, ids: Ids) -> _Held:
+        order = np.argsort(ids, kind="stable")
+        return cls(rows[order], _norms(rows[order]).astype(np.float32), ids[order])
+
+
 class Exact:
     """Exact search, one matrix product a block of queries; ids are the rows' numbers."""
+
+    name = "exact"
+    in_process = True
+    families: tuple[str, ...] = ("FLAT",)
+    """Exact search has no other."""
+    verified: Mapping[str, tuple[str, ...]] = {"2.4.6": families}
+    metrics = METRICS
+    vector_types: tuple[VectorType, ...] = ("fp32",)
+    """Only what models make."""
+    filters = True
+    """Rows that do not pass are not looked at."""
+    largest_insert = 65_536
+    """A batch is only copied; 256 MiB of 4-kB vectors."""
+    endpoint = no_endpoint
+    attach = refuse_to_attach
 
     def __init__(self) -> None:
         self._dim = 0
         self._metric: Metric = "cosine"
         self._batches: Batches | None = None
-        self._rows: Vectors | None = None
-        self._norms: Vectors = np.empty(0, np.float32)
-
-    @property
-    def name(self) -> str:
-        """The name in ``store=exact``."""
-        return "exact"
-
-    @property
-    def in_process(self) -> bool:
-        """It is this process."""
-        return True
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """Exact search has no other."""
-        return ("FLAT",)
-
-    @property
-    def verified(self) -> Mapping[str, tuple[str, ...]]:
-        """All of them, by the version of the library that the contract tests run."""
-        return {"2.4.6": self.families}
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """All of them."""
-        return METRICS
-
-    @property
-    def vector_types(self) -> tuple[VectorType, ...]:
-        """Only what models make."""
-        return ("fp32",)
-
-    @property
-    def filters(self) -> bool:
-        """Yes: rows that do not pass are not looked at."""
-        return True
-
-    @property
-    def largest_insert(self) -> int:
-        """A batch is only copied; 256 MiB of 4-kB vectors."""
-        return 65_536
+        self._held: _Held | None = None
 
     def violations(
         self,
@@ -96,24 +86,6 @@ class Exact:
 
     def open(self, folder: Path) -> None:
         """Nothing to connect to, nothing to write."""
-
-    def endpoint(self) -> str | None:
-        """None: it is this process."""
-        return None
-
-    def attach(
-        self,
-        endpoint: str,  # noqa: ARG002
-        collection: str,  # noqa: ARG002
-        *,
-        dim: int,  # noqa: ARG002
-        metric: Metric,  # noqa: ARG002
-        index: Index,  # noqa: ARG002
-        vector_type: VectorType = "fp32",  # noqa: ARG002
-        filtered: bool = False,  # noqa: ARG002
-    ) -> None:
-        """Refuse: what one process holds, no other can search."""
-        raise StoreError(f"store={self.name} runs inside the process that opened it; search it from threads of that process")
 
     def version(self) -> str:
         """NumPy's version: it does the work."""
@@ -133,7 +105,7 @@ class Exact:
         refused = unsupported(self, index=index, metric=metric, dim=dim, k=(), vector_type=vector_type, filtered=filtered)
         if refused:
             raise StoreError("; ".join(refused))
-        self._dim, self._metric, self._batches, self._rows = dim, metric, Batches(self.name), None
+        self._dim, self._metric, self._batches, self._held = dim, metric, Batches(self.name), None
 
     def insert(self, vectors: Vectors, first_id: int) -> None:
         """Copy a batch.
@@ -160,7 +132,8 @@ class Exact:
             raise StoreError(f"store={self.name}: build before create")
         joined = self._batches.joined()
         rows = np.empty((0, self._dim), np.float32) if joined is None else joined
-        self._rows, self._norms, self._batches = rows, _norms(rows).astype(np.float32), Batches(self.name)
+        self._held = _Held(rows, _norms(rows).astype(np.float32), np.arange(len(rows), dtype=np.int64))
+        self._batches = Batches(self.name)
 
     def wait_ready(self, *, rows: int, deadline_s: float) -> Ready:  # noqa: ARG002
         """Ready as soon as it is built.
@@ -170,7 +143,7 @@ class Exact:
         harness.errors.StoreError
             When it is not built, or holds another number of rows.
         """
-        held = None if self._rows is None else len(self._rows)
+        held = None if self._held is None else len(self._held.rows)
         if held != rows:
             raise StoreError(f"store={self.name} holds {held or 0} built rows, not {rows}")
         return Ready(rows=rows, segments=1, index_state="Finished")
@@ -192,13 +165,12 @@ class Exact:
         ndarray of shape (n, k), int64
             Best first, -1 where there are fewer than k rows.
         """
-        if self._rows is None:
-            raise StoreError(f"store={self.name}: search before the collection is built")
+        held = self._built()
         check_shape(self.name, queries, dim=self._dim)
-        rows, norms, ids = self._rows, self._norms, None
+        rows, norms, ids = held.rows, held.norms, held.ids
         if below is not None:
-            ids = np.flatnonzero(part_of(np.arange(len(rows), dtype=np.int64)) < below)
-            rows, norms = rows[ids], norms[ids]
+            passing = np.flatnonzero(part_of(ids) < below)
+            rows, norms, ids = rows[passing], norms[passing], ids[passing]
         answer = np.full((len(queries), k), -1, dtype=np.int64)
         found = min(k, len(rows))
         if found:
@@ -206,8 +178,32 @@ class Exact:
             for start in range(0, len(queries), at_once):
                 for row, near in enumerate(self._near(queries[start : start + at_once], found, rows, norms), start):
                     first = near[np.lexsort((near, self._distances(queries[row], rows[near])))[:found]]
-                    answer[row, :found] = first if ids is None else ids[first]
+                    answer[row, :found] = ids[first]
         return answer
+
+    def add(self, vectors: Vectors, ids: Ids) -> None:
+        """Insert rows: all are copied, with the new ones among them."""
+        self._change(vectors, ids)
+
+    def upsert(self, vectors: Vectors, ids: Ids) -> None:
+        """Replace rows, likewise."""
+        self._change(vectors, ids)
+
+    def delete(self, ids: Ids) -> None:
+        """Take rows out, likewise."""
+        self._change(np.empty((0, self._dim), np.float32), np.empty(0, np.int64), gone=ids)
+
+    def _change(self, vectors: Vectors, ids: Ids, gone: Ids | None = None) -> None:
+        """Put rows in the place of those with the same ids, and take others out; searches under way go on with what there was."""
+        held = self._built()
+        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids.min(initial=0)))
+        stays = ~np.isin(held.ids, ids if gone is None else gone)
+        self._held = _Held.of(np.concatenate([held.rows[stays], vectors]), np.concatenate([held.ids[stays], ids]))
+
+    def _built(self) -> _Held:
+        if self._held is None:
+            raise StoreError(f"store={self.name}: search before the collection is built")
+        return self._held
 
     def _near(self, queries: Vectors, found: int, rows: Vectors, norms: Vectors) -> list[Ids]:
         """Numbers of all `rows` that may be among the `found` nearest of each query, by float32 scores.
@@ -246,7 +242,7 @@ class Exact:
 
     def index_bytes(self) -> int | None:
         """Bytes of the vectors, which are all there is; None before they are built."""
-        return None if self._rows is None else self._rows.nbytes
+        return None if self._held is None else self._held.rows.nbytes
 
     def floor_index(self, *, rows: int, k: int) -> Index:  # noqa: ARG002
         """The only one."""
@@ -254,7 +250,7 @@ class Exact:
 
     def drop(self) -> None:
         """Forget the rows."""
-        self._batches = self._rows = None
+        self._batches = self._held = None
 
     def close(self) -> None:
         """Forget the rows."""

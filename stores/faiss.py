@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from harness.errors import StoreError
 from harness.interfaces import Ids, Index, Metric, Ready, VectorType, part_of
 from stores.batches import Batches, unit
+from stores.in_process import no_endpoint, refuse_to_attach
 from stores.index import HNSW
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
 
@@ -65,6 +66,21 @@ class _Built:
 class Faiss:
     """FAISS on the CPU; ids are the rows' numbers."""
 
+    name = "faiss"
+    in_process = True
+    families: tuple[str, ...] = ("FLAT", "HNSW", "HNSW_SQ", "HNSW_PQ", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "IVF_RABITQ", "SCANN")
+    """Those that FAISS builds as Milvus's engine does."""
+    verified: Mapping[str, tuple[str, ...]] = {"1.15.1": families}
+    metrics = METRICS
+    vector_types: tuple[VectorType, ...] = ("fp32", "fp16", "bf16", "int8", "binary")
+    """All of them, for the families that do not compress."""
+    filters = True
+    """By a bit for each row."""
+    largest_insert = 65_536
+    """A batch is only copied; 256 MiB of 4-kB vectors."""
+    endpoint = no_endpoint
+    attach = refuse_to_attach
+
     def __init__(self) -> None:
         self._faiss: Any = None
         self._dim = 0
@@ -75,46 +91,6 @@ class Faiss:
         self._built: _Built | None = None
         self._prepared: dict[tuple[Any, ...], Any] = {}
         """FAISS's own objects of search parameters by what they say; made once each, because making one takes as long as a search."""
-
-    @property
-    def name(self) -> str:
-        """The name in ``store=faiss``."""
-        return "faiss"
-
-    @property
-    def in_process(self) -> bool:
-        """It is this process."""
-        return True
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """Those that FAISS builds as Milvus's engine does."""
-        return ("FLAT", "HNSW", "HNSW_SQ", "HNSW_PQ", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "IVF_RABITQ", "SCANN")
-
-    @property
-    def verified(self) -> Mapping[str, tuple[str, ...]]:
-        """All of them, by the version of the library that the contract tests run."""
-        return {"1.15.1": self.families}
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """All of them."""
-        return METRICS
-
-    @property
-    def vector_types(self) -> tuple[VectorType, ...]:
-        """All of them, for the families that do not compress."""
-        return ("fp32", "fp16", "bf16", "int8", "binary")
-
-    @property
-    def filters(self) -> bool:
-        """Yes, by a bit for each row."""
-        return True
-
-    @property
-    def largest_insert(self) -> int:
-        """A batch is only copied; 256 MiB of 4-kB vectors."""
-        return 65_536
 
     def violations(
         self,
@@ -147,24 +123,6 @@ class Faiss:
         import faiss
 
         self._faiss = faiss
-
-    def endpoint(self) -> str | None:
-        """None: it is this process."""
-        return None
-
-    def attach(
-        self,
-        endpoint: str,  # noqa: ARG002
-        collection: str,  # noqa: ARG002
-        *,
-        dim: int,  # noqa: ARG002
-        metric: Metric,  # noqa: ARG002
-        index: Index,  # noqa: ARG002
-        vector_type: VectorType = "fp32",  # noqa: ARG002
-        filtered: bool = False,  # noqa: ARG002
-    ) -> None:
-        """Refuse: what one process holds, no other can search."""
-        raise StoreError(f"store={self.name} runs inside the process that opened it; search it from threads of that process")
 
     def version(self) -> str:
         """The build and the instructions that it uses on this machine, e.g. ``faiss-cpu 1.15.1 (AVX512)``."""
@@ -292,7 +250,7 @@ class Faiss:
         return ids
 
     def distance_computations(self, queries: NDArray[Any], k: int, params: Mapping[str, int | float], *, below: int | None = None) -> float:
-        """Distances computed a query, by FAISS's own counters, those to the cells' centres and of a refinement included.
+        """Distances computed a query, by FAISS's own counters, those to the cells' centres and of a refinement included; of FLAT all rows.
 
         The counters belong to the whole process: nothing else may search meanwhile. Outside any clock.
 
@@ -303,13 +261,13 @@ class Faiss:
         """
         if self._built is None or self._index is None:
             raise StoreError(f"store={self.name}: search before the collection is built")
+        rows = int(self._built.whole.ntotal)
+        if self._index.family == "FLAT":  # known without a search
+            return float(rows if below is None else self._allowed(below).sum())
         graph, cells = self._faiss.cvar.hnsw_stats, self._faiss.cvar.indexIVF_stats
         graph.reset()
         cells.reset()
         self.search(queries, k, params, below=below)
-        rows = int(self._built.whole.ntotal)
-        if self._index.family == "FLAT":
-            return float(rows if below is None else self._allowed(below).sum())
         again = min(float(params.get("reorder_k", k * params.get("refine_k", 0))), rows)
         if self._index.family.startswith("HNSW"):
             return float(graph.ndis) / len(queries) + again

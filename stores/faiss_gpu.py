@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from harness.errors import StoreError
 from harness.interfaces import Ids, Index, Metric, Ready, VectorType
 from stores.batches import Batches, unit
+from stores.in_process import no_endpoint, refuse_to_attach
 from stores.index import GPU_BRUTE_FORCE
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
 
@@ -35,6 +36,19 @@ LARGEST = 2048
 class FaissGpu:
     """FAISS on the first GPU that the process sees; ids are the rows' numbers."""
 
+    name = "faiss_gpu"
+    in_process = True
+    families: tuple[str, ...] = ("GPU_BRUTE_FORCE", "GPU_IVF_FLAT", "GPU_IVF_PQ", "GPU_CAGRA")
+    """Those that run on a GPU."""
+    metrics = METRICS
+    vector_types: tuple[VectorType, ...] = ("fp32",)
+    """Only what models make."""
+    filters = False
+    largest_insert = 65_536
+    """A batch is only copied; 256 MiB of 4-kB vectors."""
+    endpoint = no_endpoint
+    attach = refuse_to_attach
+
     def __init__(self) -> None:
         self._faiss: Any = None
         self._resources: Any = None
@@ -44,41 +58,6 @@ class FaissGpu:
         self._batches = Batches(self.name)
         self._built: Any = None
         self._one_at_a_time = Lock()
-
-    @property
-    def name(self) -> str:
-        """The name in ``store=faiss_gpu``."""
-        return "faiss_gpu"
-
-    @property
-    def in_process(self) -> bool:
-        """It is this process."""
-        return True
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """Those that run on a GPU."""
-        return ("GPU_BRUTE_FORCE", "GPU_IVF_FLAT", "GPU_IVF_PQ", "GPU_CAGRA")
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """All of them, the cosine as the inner product of unit vectors."""
-        return METRICS
-
-    @property
-    def vector_types(self) -> tuple[VectorType, ...]:
-        """Only what models make."""
-        return ("fp32",)
-
-    @property
-    def filters(self) -> bool:
-        """No."""
-        return False
-
-    @property
-    def largest_insert(self) -> int:
-        """A batch is only copied; 256 MiB of 4-kB vectors."""
-        return 65_536
 
     def violations(
         self,
@@ -125,24 +104,6 @@ class FaissGpu:
         if not faiss.get_num_gpus():
             raise StoreError(f"store={self.name} needs a GPU and FAISS sees none; look at nvidia-smi and CUDA_VISIBLE_DEVICES")
         self._faiss, self._resources = faiss, faiss.StandardGpuResources()
-
-    def endpoint(self) -> str | None:
-        """None: it is this process."""
-        return None
-
-    def attach(
-        self,
-        endpoint: str,  # noqa: ARG002
-        collection: str,  # noqa: ARG002
-        *,
-        dim: int,  # noqa: ARG002
-        metric: Metric,  # noqa: ARG002
-        index: Index,  # noqa: ARG002
-        vector_type: VectorType = "fp32",  # noqa: ARG002
-        filtered: bool = False,  # noqa: ARG002
-    ) -> None:
-        """Refuse: what one process holds, no other can search."""
-        raise StoreError(f"store={self.name} runs inside the process that opened it; search it from threads of that process")
 
     def version(self) -> str:
         """The build, e.g. ``faiss-gpu-cuvs 1.15.1``."""

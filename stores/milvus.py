@@ -67,6 +67,8 @@ parameters from the server's configuration, and takes no level."""
 VECTOR_TYPES: Mapping[tuple[int, int], tuple[VectorType, ...]] = {(2, 3): ("fp32", "binary"), (2, 4): ("fp16", "bf16"), (2, 6): ("int8",)}
 INT8_FAMILIES = ("HNSW",)
 """The family that takes int8 vectors, https://milvus.io/docs/index-explained.md."""
+RIGHT_FILTERED_PQ_SINCE = (2, 4)
+"""Server 2.3.5 answers such searches with rows that pass the filter and are hardly nearer than others, see `stores.milvus_local`."""
 
 VERIFIED = {"2.3.5": ("FLAT", "HNSW", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN")}
 """What the tests run against a real server, see tests/stores/test_milvus_local.py."""
@@ -151,6 +153,8 @@ class Milvus:
         if found:
             raise SettingsError(found)
         self._connection: Connection | None = None
+        self._version = ""
+        """What the server said when it was last asked; empty before that."""
         self._suffix = ""
         self._collection = ""
         self._owned = False
@@ -242,13 +246,18 @@ class Milvus:
         vector_type: VectorType = "fp32",
         filtered: bool = False,
     ) -> list[str]:
-        """What of this combination no server of a version that is known here can do; of the server's own version once it is open."""
+        """What of this combination no server of a version that is known here can do; of the server's own version once it has told that."""
         found = unsupported(self, index=index, metric=metric, dim=dim, k=k, vector_type=vector_type, filtered=filtered)
         if dim == 1 or dim > LARGEST_DIM:
             found.append(f"store={self.name}: dim must be in [2, {LARGEST_DIM}], got {dim}")
         found += [f"store={self.name}: k must be <= {LARGEST_K}, got {each}" for each in k if each > LARGEST_K]
         if index.family not in self.families:
             return found
+        number = self._number()
+        if filtered and index.family == "IVF_PQ" and number is not None and number < RIGHT_FILTERED_PQ_SINCE:
+            found.append(
+                f"store={self.name}: a server before 2.4 answers filtered searches under IVF_PQ wrongly; use index=ivf_sq8 or no filter"
+            )
         for of_type, known in (("binary", tuple(BINARY_FAMILIES)), ("int8", INT8_FAMILIES)):
             has = [family for family in known if family in self.families]
             if vector_type == of_type and has and index.family not in has:
@@ -322,6 +331,7 @@ class Milvus:
             },
             login=f"set ${self.token_env}" + (f", or ${self.user_env} and ${self.password_env}" if self.user_env else ""),
         )
+        self._version = self._connection.version
 
     def identity(self) -> dict[str, str] | None:
         """Which server this is and of which version, asked for at once and with little patience; None where nobody answers."""
@@ -342,7 +352,7 @@ class Milvus:
 
     def _number(self) -> tuple[int, int] | None:
         """Major and minor version; None before it is known, and for a server that says none."""
-        found = re.search(r"(\d+)\.(\d+)", self._connection.version) if self._connection else None
+        found = re.search(r"(\d+)\.(\d+)", self._version)
         return (int(found[1]), int(found[2])) if found else None
 
     # --------------------------------------------------------------------------------- loading
@@ -404,12 +414,52 @@ class Milvus:
             When a row cannot be ranked, or the server refuses or is gone. A request is never sent twice, for the rows
             could then be there twice; where the server asks to slow down (its rate limit), that waiting counts.
         """
+        self._writable()
+        self._call_search = None
+        self._inserted += self._write(vectors, np.arange(first_id, first_id + len(vectors), dtype=np.int64))
+
+    def add(self, vectors: NDArray[Any], ids: Ids) -> None:
+        """Insert rows while others search; they lie in a growing segment, searched by brute force, until it is full and sealed.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            As `insert` does.
+        """
+        self._write(vectors, ids)
+
+    def upsert(self, vectors: NDArray[Any], ids: Ids) -> None:
+        """Replace rows: the server deletes and inserts in one step.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            As `insert` does.
+        """
+        self._write(vectors, ids, upsert=True)
+
+    def delete(self, ids: Ids) -> None:
+        """Delete rows by their primary keys.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When the server refuses or is gone.
+        """
+        connection = self._writable()
+        with self._translated(f"delete {len(ids)} rows of {self._collection}"):
+            connection.call_patiently("delete", self._collection, f"id in {ids.tolist()}")
+
+    def _writable(self) -> Connection:
         connection = self._created()
         if not self._owned:
             raise StoreError(f"store={self.name} is attached to {self._collection} for searching only")
-        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=first_id, vector_type=self._vector_type)
-        self._call_search = None
-        ids = np.arange(first_id, first_id + len(vectors), dtype=np.int64)
+        return connection
+
+    def _write(self, vectors: NDArray[Any], ids: Ids, *, upsert: bool = False) -> int:
+        """Send rows in one request; returns how many the server took, which is all."""
+        connection = self._writable()
+        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids.min(initial=0)), vector_type=self._vector_type)
         request = insert_request(
             self._collection,
             database=self.database,
@@ -418,15 +468,21 @@ class Milvus:
             field=VECTOR,
             dim=self._dim,
             vector_type=self._vector_type,
+            upsert=upsert,
         )
         size = request.ByteSize()
         if size > MESSAGE_BYTES:
             raise StoreError(f"store={self.name}: {len(vectors)} rows are {size / 2**20:.0f} MB, and a server takes 64; insert fewer")
-        with self._translated(f"insert {len(vectors)} rows into {self._collection}"):
-            answer = connection.call_patiently("batch_insert", self._collection, [], insert_param=request, schema={"fields": []})
-        self._inserted += int(answer.insert_count)
-        if answer.insert_count != len(vectors):
-            raise StoreError(f"store={self.name} took {answer.insert_count} of {len(vectors)} rows of {self._collection}")
+        doing = "upsert" if upsert else "insert"
+        with self._translated(f"{doing} {len(vectors)} rows into {self._collection}"):
+            if upsert:
+                answer = connection.call_patiently("upsert", self._collection, [], upsert_param=request, schema={"fields": []})
+            else:
+                answer = connection.call_patiently("batch_insert", self._collection, [], insert_param=request, schema={"fields": []})
+        taken = int(answer.upsert_count if upsert else answer.insert_count)
+        if taken != len(vectors):
+            raise StoreError(f"store={self.name} took {taken} of {len(vectors)} rows of {self._collection}")
+        return taken
 
     def build(self) -> None:
         """Flush, and ask for the index; returns when all rows are in flushed segments and the server has accepted the index.

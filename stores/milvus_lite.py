@@ -47,12 +47,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from harness.errors import StoreError
 from harness.interfaces import Ids, Index, Metric, Ready, Vectors, VectorType, part_of
+from stores.in_process import no_endpoint, refuse_to_attach
 from stores.index import HNSW
 from stores.milvus_params import METRIC_TYPES, milvus_params
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
@@ -77,6 +78,21 @@ DIFFERENCES_BYTES = 256 * 2**20
 class MilvusLite:
     """Milvus Lite through ``pymilvus.MilvusClient``, in a folder of its own."""
 
+    name = "milvus_lite"
+    in_process = True
+    families: tuple[str, ...] = ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
+    """Those that the engine can build."""
+    verified: Mapping[str, tuple[str, ...]] = {"3.2.2": families}
+    metrics = METRICS
+    vector_types: tuple[VectorType, ...] = ("fp32",)
+    """Only what models make."""
+    filters = True
+    """By an expression on a scalar field."""
+    largest_insert = 1_000
+    """1,000 rows: the fastest of 200, 1,000 and 5,000, and 4 MB of the 256 MiB that a request may have."""
+    endpoint = no_endpoint
+    attach = refuse_to_attach
+
     def __init__(self) -> None:
         self._client: Any = None
         self._failures: tuple[type[Exception], ...] = ()
@@ -88,46 +104,6 @@ class MilvusLite:
         self._filtered = False
         self._queries_at_once = 0
         """Most queries for one request; 0 until the collection is proven to be ready."""
-
-    @property
-    def name(self) -> str:
-        """The name in ``store=milvus_lite``."""
-        return "milvus_lite"
-
-    @property
-    def in_process(self) -> bool:
-        """The engine runs in threads of this process."""
-        return True
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """Those that the engine can build."""
-        return ("FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
-
-    @property
-    def verified(self) -> Mapping[str, tuple[str, ...]]:
-        """All of them, by the version of the library that the contract tests run."""
-        return {"3.2.2": self.families}
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """All of them."""
-        return METRICS
-
-    @property
-    def vector_types(self) -> tuple[VectorType, ...]:
-        """Only what models make."""
-        return ("fp32",)
-
-    @property
-    def filters(self) -> bool:
-        """Yes, by an expression on a scalar field."""
-        return True
-
-    @property
-    def largest_insert(self) -> int:
-        """1,000 rows: the fastest of 200, 1,000 and 5,000, and 4 MB of the 256 MiB that a request may have."""
-        return 1_000
 
     def violations(
         self,
@@ -167,24 +143,6 @@ class MilvusLite:
         self._path = Path(folder).resolve() / "milvus_lite.db"
         with self._translated("start"):
             self._client = MilvusClient(str(self._path), grpc_options=QUIET)
-
-    def endpoint(self) -> str | None:
-        """None: one process a file."""
-        return None
-
-    def attach(
-        self,
-        endpoint: str,  # noqa: ARG002
-        collection: str,  # noqa: ARG002
-        *,
-        dim: int,  # noqa: ARG002
-        metric: Metric,  # noqa: ARG002
-        index: Index,  # noqa: ARG002
-        vector_type: VectorType = "fp32",  # noqa: ARG002
-        filtered: bool = False,  # noqa: ARG002
-    ) -> None:
-        """Refuse: what one process holds, no other can search."""
-        raise StoreError(f"store={self.name} runs inside the process that opened it; search it from threads of that process")
 
     def version(self) -> str:
         """The engine's version."""
@@ -235,15 +193,40 @@ class MilvusLite:
         harness.errors.StoreError
             When a row cannot be ranked, or the engine refuses.
         """
-        client = self._created()
-        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=first_id)
+        self._created()
         self._queries_at_once = 0
-        rows: list[dict[str, Any]] = [{"id": i, VECTOR: row} for i, row in enumerate(vectors, int(first_id))]
+        self._write("insert", vectors, np.arange(first_id, first_id + len(vectors), dtype=np.int64))
+
+    def _write(self, how: Literal["insert", "upsert"], vectors: Vectors, ids: Ids) -> None:
+        """Send rows."""
+        client = self._created()
+        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids.min(initial=0)))
+        rows: list[dict[str, Any]] = [{"id": number, VECTOR: row} for number, row in zip(ids.tolist(), vectors, strict=True)]
         if self._filtered:
-            for row, part in zip(rows, part_of(np.arange(first_id, first_id + len(rows), dtype=np.int64)).tolist(), strict=True):
+            for row, part in zip(rows, part_of(ids).tolist(), strict=True):
                 row[PART] = part
-        with self._translated(f"insert {len(vectors)} rows"):
-            client.insert(self._collection, rows, retry_times=0)
+        with self._translated(f"{how} {len(vectors)} rows"):
+            getattr(client, how)(self._collection, rows, retry_times=0)
+
+    def add(self, vectors: Vectors, ids: Ids) -> None:
+        """Insert rows while others search; they lie in memory, searched by brute force, until a segment is full.
+
+        Raises
+        ------
+        harness.errors.StoreError
+            When a row cannot be ranked, or the engine refuses.
+        """
+        self._write("insert", vectors, ids)
+
+    def upsert(self, vectors: Vectors, ids: Ids) -> None:
+        """Replace rows, likewise: the engine inserts the new one and hides the old one."""
+        self._write("upsert", vectors, ids)
+
+    def delete(self, ids: Ids) -> None:
+        """Hide rows from searches."""
+        client = self._created()
+        with self._translated(f"delete {len(ids)} rows"):
+            client.delete(self._collection, ids=ids.tolist(), retry_times=0)
 
     def build(self) -> None:
         """Flush, let merges finish, and build the index of each segment, which is done when this returns.

@@ -46,8 +46,9 @@ def insert_request(
     field: str,
     dim: int,
     vector_type: VectorType,
+    upsert: bool = False,
 ) -> Any:
-    """Return the request that inserts rows.
+    """Return the request that inserts rows, or that replaces those with the same ids.
 
     Parameters
     ----------
@@ -72,7 +73,8 @@ def insert_request(
         column.vectors.float_vector.MergeFromString(b"\x0a" + varint(len(data)) + data)
     else:
         setattr(column.vectors, FIELDS[vector_type], data)
-    return milvus_pb2.InsertRequest(db_name=database, collection_name=collection, num_rows=len(vectors), fields_data=[*columns, column])
+    kind = milvus_pb2.UpsertRequest if upsert else milvus_pb2.InsertRequest
+    return kind(db_name=database, collection_name=collection, num_rows=len(vectors), fields_data=[*columns, column])
 
 
 def as_bytes(vectors: NDArray[Any], vector_type: VectorType) -> bytes:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from harness.errors import StoreError
 from harness.interfaces import Ids, Index, Metric, Ready, VectorType
 from stores.batches import Batches
+from stores.in_process import no_endpoint, refuse_to_attach
 from stores.index import HNSW
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
 
@@ -32,6 +33,20 @@ DTYPE_NAMES: Mapping[VectorType, str] = {"fp32": "f32", "fp16": "f16", "bf16": "
 class USearch:
     """USearch's graph; ids are the rows' numbers."""
 
+    name = "usearch"
+    in_process = True
+    families: tuple[str, ...] = ("FLAT", "HNSW")
+    """The library has no other."""
+    verified: Mapping[str, tuple[str, ...]] = {"2.26.6": families}
+    metrics = METRICS
+    vector_types: tuple[VectorType, ...] = ("fp32", "fp16", "bf16", "int8", "binary")
+    """All of them."""
+    filters = False
+    largest_insert = 65_536
+    """A batch is only copied; 256 MiB of 4-kB vectors."""
+    endpoint = no_endpoint
+    attach = refuse_to_attach
+
     def __init__(self) -> None:
         self._library: Any = None
         self._dim = 0
@@ -40,46 +55,6 @@ class USearch:
         self._index: Index | None = None
         self._batches = Batches(self.name)
         self._graph: Any = None
-
-    @property
-    def name(self) -> str:
-        """The name in ``store=usearch``."""
-        return "usearch"
-
-    @property
-    def in_process(self) -> bool:
-        """It is this process."""
-        return True
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """The library has no other."""
-        return ("FLAT", "HNSW")
-
-    @property
-    def verified(self) -> Mapping[str, tuple[str, ...]]:
-        """All of them, by the version of the library that the contract tests run."""
-        return {"2.26.6": self.families}
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """All of them."""
-        return METRICS
-
-    @property
-    def vector_types(self) -> tuple[VectorType, ...]:
-        """All of them."""
-        return ("fp32", "fp16", "bf16", "int8", "binary")
-
-    @property
-    def filters(self) -> bool:
-        """No."""
-        return False
-
-    @property
-    def largest_insert(self) -> int:
-        """A batch is only copied; 256 MiB of 4-kB vectors."""
-        return 65_536
 
     def violations(
         self,
@@ -108,24 +83,6 @@ class USearch:
         except ImportError as error:
             raise StoreError(f"store={self.name} needs the package usearch; pip install 'embedding-search-harness[usearch]'") from error
         self._library = usearch.index
-
-    def endpoint(self) -> str | None:
-        """None: it is this process."""
-        return None
-
-    def attach(
-        self,
-        endpoint: str,  # noqa: ARG002
-        collection: str,  # noqa: ARG002
-        *,
-        dim: int,  # noqa: ARG002
-        metric: Metric,  # noqa: ARG002
-        index: Index,  # noqa: ARG002
-        vector_type: VectorType = "fp32",  # noqa: ARG002
-        filtered: bool = False,  # noqa: ARG002
-    ) -> None:
-        """Refuse: what one process holds, no other can search."""
-        raise StoreError(f"store={self.name} runs inside the process that opened it; search it from threads of that process")
 
     def version(self) -> str:
         """The library's version and, once there is a graph, the instructions that it uses for these vectors."""

@@ -1,10 +1,10 @@
 """Zilliz Cloud: Milvus as a service, which chooses and tunes its index by itself.
 
-Endpoint and API key come from the environment, ``ZILLIZ_ENDPOINT`` and ``ZILLIZ_API_KEY``, so that they stand in no record. It
-speaks Milvus's protocol, so that all that `stores.milvus` says goes here too, with these differences: the only index is
-AUTOINDEX, whose knob is ``level``, from 1, quick, to 10, thorough; shards, replicas and the index's build are the
-service's own business; and a serverless cluster slows writers down by refusing, which inserting waits out, so that its rows/s are
-what the plan allows. All of it is declared: validation, translation and the protocol are tested on a Milvus server, not on the service.
+Endpoint and API key come from the environment, ``ZILLIZ_ENDPOINT`` and ``ZILLIZ_API_KEY``, so that the key stands in no record; which
+cluster answered does. It speaks Milvus's protocol, so that all that `stores.milvus` says goes here too, with these differences: the only
+index is AUTOINDEX, whose knob is ``level``, from 1, quick, to 10, thorough; shards, replicas and the index's build are the service's own
+business; and a serverless cluster slows writers down by refusing, which inserting waits out, so that its rows/s are what the plan
+allows. All of it is declared: validation, translation and the protocol are tested on a Milvus server, not on the service.
 
 https://docs.zilliz.com/docs/limits has the limits of each plan.
 """

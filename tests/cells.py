@@ -54,6 +54,8 @@ def search_spec(vectors, *, store="tests.plugins.probes.WatchedStore", settings=
         "concurrency": [1],
         "rate": [],
         "p99_target_s": None,
+        "churn_per_s": [],
+        "churn_upserts": 0.0,
         "nq": 1,
         **QUICKLY,
         **more,

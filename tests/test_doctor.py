@@ -241,3 +241,11 @@ def test_the_command_prints_a_line_for_each_finding(harness):
     assert done.returncode == 0, done.stderr
     for about in ("machine", "python", "devices", "torch", "pymilvus", "model hub", "milvus server", "cache"):
         assert f" {about}: " in done.stdout
+
+
+def test_a_server_that_listens_on_every_interface_is_told_where_it_is_installed(monkeypatch):
+    installed(monkeypatch, milvus="2.3.5")
+    (found,) = findings("store=milvus_local")
+    assert (found.state, "every interface" in found.text) == ("note", True)
+    installed(monkeypatch, milvus=None)
+    assert findings("store=milvus_local") == []

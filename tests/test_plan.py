@@ -19,6 +19,7 @@ from harness.plan import fewest_to_tune, make_plan, write_manifest
 from harness.progress import Progress
 from harness.records import Measured, Record, now, write
 from harness.statistics import mean_over_queries
+from stores.milvus import Milvus
 from tests.conftest import PLUGINS, QUICK
 from tests.plugins.parts import HashedWords, NullStore
 
@@ -260,3 +261,40 @@ def test_what_a_reader_must_know_of_a_model_is_in_the_records_of_both_kinds(plan
     with Engine(made, Progress(0.0, Console(file=io.StringIO()))) as engine:
         for cell in made.cells:
             assert ("weak", "Its vectors say little.") in engine._caveats(cell, open_data(cell.data_folder), {})
+
+
+def test_rates_too_low_for_the_time_limit_are_refused_with_what_they_would_take(plan):
+    with pytest.raises(SettingsError) as caught:
+        plan("workload=open", "workload.rate=[0.1,50]", "workload.min_requests=100", "timeout_s=900")
+    assert caught.value.violations == (
+        "workload.rate=[0.1,50] with 100 requests at each of 1 operating points takes 1002 s a process, which timeout_s=900 ends before; "
+        "raise the lowest rate or timeout_s, or lower workload.min_requests",
+    )
+    assert plan("workload=open", "workload.rate=[0.1,50]", "workload.min_requests=100", "timeout_s=1100").missing
+    changing = ["store=exact", "workload=churn", "workload.churn_per_s=[0.1]", "workload.churn_upserts=0"]
+    with pytest.raises(SettingsError, match=r"churn_per_s=\[0\.1\] with 11 insertions at each of 1 operating points takes 220 s"):
+        plan(*changing, "timeout_s=200")
+    assert plan(*changing, "timeout_s=300").missing
+
+
+def test_rows_that_are_taken_out_leave_k(plan):
+    few = ["store=exact", "workload=churn", "dataset.corpus=64", "dataset.queries=16"]
+    with pytest.raises(SettingsError, match="k must be ≤ 58 of 64, got 60"):
+        plan(*few, "k=[60]")
+    assert plan(*few, "k=[58]").missing
+
+
+def test_what_a_server_says_of_its_version_holds_for_every_job_of_the_sweep(plan, monkeypatch):
+    monkeypatch.setattr(Milvus, "_connect", lambda self, uri, **_: setattr(self, "_version", "2.3.5"))
+    monkeypatch.setattr(Milvus, "version", lambda self: "milvus 2.3.5")
+    asked = ["store=milvus", "index=ivf_pq", "index.m=8", "filter=[0.5]", "dataset.corpus=400", "dataset.queries=50"]
+    sweep = plan(*asked, "seed=1,2", multirun=True)
+    assert [len(one.job.unsupported) for one in sweep.jobs] == [1, 1]
+    assert "a server before 2.4 answers filtered searches under IVF_PQ wrongly" in sweep.jobs[1].job.unsupported[0]
+
+
+@pytest.mark.parametrize("override", ["workload.churn_per_s=[5]", "workload.churn_upserts=0.5"])
+def test_how_rows_change_is_part_of_the_key_of_a_search_cell(plan, override):
+    usual, changed = plan("store=exact", "workload=churn"), plan("store=exact", "workload=churn", override)
+    assert keys(usual, "embed") == keys(changed, "embed")
+    assert keys(usual, "search") != keys(changed, "search")

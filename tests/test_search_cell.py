@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -270,3 +271,39 @@ def test_at_equal_recall_half_of_the_queries_tune_and_the_others_are_measured(tm
     again = cells.measured("search", {**spec, "tuned": found.result["tuned"], "replicate": 1}, tmp_path / "again")
     assert [point["search_params"]["nprobe"] for point in again.result["points"]] == probes
     assert again.result["asked"] == asked
+
+
+def test_all_waits_of_a_cell_share_one_deadline(vectors, tmp_path, monkeypatch):
+    from tests.plugins.probes import WatchedStore
+
+    given = []
+    ready = WatchedStore.wait_ready
+
+    def waits(self, *, rows, deadline_s):
+        given.append(deadline_s)
+        time.sleep(0.05)
+        return ready(self, rows=rows, deadline_s=deadline_s)
+
+    monkeypatch.setattr(WatchedStore, "wait_ready", waits)
+    cells.measured("search", cells.search_spec(vectors, deadline_s=0.12), tmp_path / "cell")
+    assert given[0] == 0.12
+    assert given[1] <= 0.07
+    assert 0.0 <= given[2] <= 0.02
+
+
+def test_the_source_rows_are_not_in_the_memory_of_a_store(tmp_path):
+    """A store that keeps nothing takes no more for 200 MB of rows than for 2 MB."""
+    code = (
+        "import json, sys; from pathlib import Path; from harness.search_cell import measure_memory; "
+        "measure_memory(json.loads(sys.argv[1]), Path(sys.argv[2]), lambda *_: None)"
+    )
+    peaks = []
+    for rows in (1_000, 100_000):
+        (folder := tmp_path / str(rows)).mkdir()
+        np.save(folder / "corpus.npy", np.ones((rows, 512), dtype=np.float32))
+        np.save(folder / "queries.npy", np.ones((4, 512), dtype=np.float32))
+        spec = cells.search_spec(folder, store="tests.plugins.parts.NullStore")
+        (folder / "cell").mkdir()
+        subprocess.run([sys.executable, "-c", code, json.dumps(spec), str(folder / "cell")], check=True)
+        peaks.append(json.loads((folder / "cell/result.json").read_text())["peak_rss_bytes"])
+    assert peaks[1] - peaks[0] < 50e6  # 10,000 rows at once are 20 MB

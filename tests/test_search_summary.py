@@ -24,6 +24,8 @@ POINT = {
     "search_params": {"ef": 8},
     "concurrency": 1,
     "rate_per_s": None,
+    "churn_per_s": None,
+    "churn": None,
     "selectivity": None,
     "target_recall": None,
     "errors": {},
@@ -316,4 +318,63 @@ def test_memory_of_a_server_on_this_machine_is_told_before_and_after_loading(vec
     )
     assert "shared_machine" in dict(found.caveats)
     far = figures([searched(EXACT[:, :2], server="https://milvus.example.org:443")] * 2, vectors)
-    assert far.caveats == ()
+    assert "shared_machine" not in dict(far.caveats)
+
+
+@pytest.mark.parametrize(
+    ("server", "code"),
+    [
+        (None, None),
+        ("http://127.0.0.1:19530", "shared_machine"),
+        ("http://[::1]:19530", "shared_machine"),
+        ("http://localhost:19530", "shared_machine"),
+        ("http://10.1.2.3:19530", "remote_server"),
+        ("https://cluster.example.com", "remote_server"),
+    ],
+)
+def test_a_server_elsewhere_is_told_as_one_whose_machine_is_not_the_one_in_the_record(vectors, server, code):
+    found = figures([searched(EXACT[:, :2], server=server)] * 2, vectors)
+    told = dict(found.caveats)
+    assert set(told) == ({code} if code else set())
+    assert found.info["server"] == server
+    if code == "remote_server":
+        assert server in told[code]
+        assert "client's" in told[code]
+
+
+def churned(vectors, *, recall, gone=0, returned=40, unseen=0, slip=0.0):
+    """One replicate of a search cell whose rows changed at 50 a second."""
+    churn = {"changes": 5, "changes_slip": slip, "unseen": unseen, "looked_for": 4, "returned": returned, "gone": gone}
+    one = searched(EXACT[:, :2], point={"churn_per_s": 50.0, "churn": churn}, wall_s=0.1)
+    times = {f"{name}_0": np.linspace(0.01, 0.03, 11) for name in ("change_s", "fresh_s", "deletion_s")}
+    samples = {name: values for name, values in one.samples.items() if name != "ids_0"}
+    return type(one)(one.result, samples | times | {"recall_0": np.array(recall), "strict_0": np.array(recall)})
+
+
+def test_recall_of_the_moment_is_each_querys_mean_over_the_builds_that_could_tell_it(vectors):
+    found = figures([churned(vectors, recall=[1.0, np.nan]), churned(vectors, recall=[0.5, 0.25])], vectors, exact=True)
+    (point,) = found.points
+    assert point.metrics["recall"].value == pytest.approx((0.75 + 0.25) / 2)
+    assert point.churn_per_s == 50.0
+    nothing = figures([churned(vectors, recall=[np.nan, np.nan])], vectors).points[0].metrics["recall"]
+    assert nothing.value is None
+    assert nothing.reason == "no query was scored"
+
+
+def test_changes_are_told_with_their_rate_their_times_and_what_was_returned_of_deleted_rows(vectors):
+    (point,) = figures([churned(vectors, recall=[1.0, 1.0], gone=3), churned(vectors, recall=[1.0, 1.0], gone=1)], vectors).points
+    assert point.metrics["changes_per_s"].value == pytest.approx(50)
+    assert point.metrics["freshness_p50_s"].value == pytest.approx(0.02)
+    assert point.metrics["freshness_p95_s"].value is None, "11 samples do not support it"
+    assert point.metrics["deleted_share"].value == pytest.approx(4 / 80)
+    assert not [
+        name for name in figures([searched(EXACT[:, :2])], vectors).points[0].metrics if name.startswith(("change", "fresh", "delet"))
+    ]
+
+
+def test_changes_that_fall_behind_or_do_not_show_are_caveats(vectors):
+    codes = {code for code, _ in figures([churned(vectors, recall=[1.0, 1.0])] * 2, vectors).caveats}
+    assert codes == set()
+    found = dict(figures([churned(vectors, recall=[1.0, 1.0], slip=0.2, unseen=1)] * 2, vectors).caveats)
+    assert set(found) == {"changes_behind", "unseen_changes"}
+    assert "2 of 8 rows" in found["unseen_changes"]

@@ -183,3 +183,35 @@ def test_a_list_is_one_value_and_several_values_need_m():
 def test_whatever_is_typed_is_a_sweep_or_a_plain_error(text):
     with suppress(SettingsError):  # anything else would be a traceback at the prompt
         assert expand([text], multirun=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("filter=[0.5]", "workload.churn_per_s goes without a filter, got filter=[0.5]"),
+        ("workload.churn_upserts=2", "workload.churn_upserts must be a number in [0, 1], got 2"),
+        ("workload.churn_upserts=true", "workload.churn_upserts must be a number in [0, 1], got True"),
+        ("workload.churn_per_s=[0]", "workload.churn_per_s must be a list of different numbers > 0"),
+    ],
+)
+def test_a_mistake_about_changing_rows_is_named_with_key_rule_and_value(override, words):
+    found = mistakes("workload=churn", override)
+    assert any(words in violation for violation in found), found
+
+
+def test_rows_change_in_stores_that_can_and_the_others_say_which_these_are():
+    asked = job("workload=churn", "store=exact", "index=flat")
+    assert asked.unsupported == ()
+    assert (asked.churn_per_s, asked.churn_upserts) == ((10.0, 100.0), 0.2)
+    assert job("store=faiss").churn_per_s == ()
+    (refused,) = job("workload=churn", "store=faiss").unsupported
+    assert refused == (
+        "store=faiss cannot change rows while they are searched, which workload.churn_per_s needs; "
+        "these can: exact, milvus, milvus_lite, milvus_local, zilliz"
+    )
+
+
+def test_a_setting_of_one_index_swept_over_others_is_refused_with_what_to_do():
+    (found,) = mistakes("index=flat", "index.ef=[4]")
+    assert found.startswith("index.ef is not a setting of index=flat; these have it: index=hnsw, ")
+    assert found.endswith("sweep over it with those alone: a name has one report")

@@ -20,7 +20,7 @@ INTERVALS = "[low, high] is the 95 % interval: over processes for timings, over 
 WITHIN_MEANS = f"{WITHIN} within one process: the interval leaves out how much one process differs from the next."
 
 Group = Literal["Throughput", "One batch", "One query", "Cold start", "Memory", "Arithmetic", "Endpoint", "Input", "Index fidelity",
-                "One search", "Load", "Build", "Attribution", "Quality against labels", "Stages"]  # fmt: skip
+                "One search", "Load", "Changes", "Build", "Attribution", "Quality against labels", "Stages"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,13 @@ SHOWN: dict[str, Shown] = {
     "timeouts": Shown("timeouts", "requests", "Load", "Those of them that were not answered in time."),
     "client_cpu": Shown("client", "cores", "Load", "What the busiest client process used of a core; near 1 the client is the limit."),
     "send_lag_p99_s": _ms("send lag p99", "Load", "99th percentile of how late a request left after it was due."),
+    "changes_per_s": Shown("changes", "1/s", "Changes", "Rows inserted, deleted or replaced a second while searches ran."),
+    "change_p50_s": _ms("change p50", "Changes", "Median time from when a change was sent until it was acknowledged."),
+    "freshness_p50_s": _ms("fresh p50", "Changes", "Median time from an acknowledged insertion until a search found the row."),
+    "freshness_p95_s": _ms("fresh p95", "Changes", "95th percentile of that time."),
+    "deletion_p50_s": _ms("deleted p50", "Changes", "Median time from an acknowledged deletion until a search found the row no more."),
+    "deletion_p95_s": _ms("deleted p95", "Changes", "95th percentile of that time."),
+    "deleted_share": Shown("deleted rows", "", "Changes", "Share of the ids returned whose row had been deleted before."),
     "round_trip_p50_s": _ms("round trip", "Attribution", "Median time of a search in a near-empty collection: the cost of asking."),
     "floor_p50_s": _ms("floor", "Attribution", "Median time with as many rows and the cheapest index: what no choice of index can remove."),
     "distance_computations": Shown("distances", "a query", "Attribution", "Distances computed for an average query, as the engine counts."),

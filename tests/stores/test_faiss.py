@@ -172,6 +172,12 @@ def test_index_bytes_are_those_of_the_file_that_faiss_writes(index, tmp_path):
     assert store.index_bytes() == (tmp_path / "index").stat().st_size
 
 
+def test_distances_of_an_exhaustive_search_are_known_without_one(monkeypatch):
+    store = filled(FLAT())
+    monkeypatch.setattr(Faiss, "search", lambda *_, **__: pytest.fail("searched"))
+    assert store.distance_computations(QUERIES, K, {}) == ROWS
+
+
 def test_distances_are_counted_as_the_library_counts_them():
     assert filled(FLAT()).distance_computations(QUERIES, K, {}) == ROWS
     passing = int((part_of(np.arange(ROWS)) < 100).sum())

@@ -6,21 +6,15 @@ import pytest
 from pymilvus.grpc_gen import common_pb2
 
 from harness.errors import SettingsError
-from stores.index import AUTOINDEX, DISKANN, FLAT, GPU_CAGRA, HNSW, HNSW_PQ, IVF_FLAT, IVF_RABITQ
+from stores.index import AUTOINDEX, DISKANN, FLAT, GPU_CAGRA, HNSW, HNSW_PQ, IVF_FLAT, IVF_PQ, IVF_RABITQ
 from stores.milvus import Milvus, _described, _named, _same
 from stores.milvus_local import MilvusLocal
 
 
-class Said:
-    """A connection of which only what the server says of its version is asked."""
-
-    def __init__(self, version):
-        self.version = version
-
-
 def of_version(version):
+    """A store whose server has told its version."""
     store = Milvus()
-    store._connection = Said(version)
+    store._version = version
     return store
 
 
@@ -136,3 +130,10 @@ def test_values_are_compared_by_what_they_mean(has, asked, same):
 
 def test_who_a_server_is_is_asked_quickly_and_is_nothing_where_nobody_answers():
     assert Milvus(uri="http://127.0.0.1:9").identity() is None
+
+
+def test_a_filtered_search_that_old_servers_answer_wrongly_is_refused_once_the_version_is_known():
+    about = {"index": IVF_PQ(m=8), "metric": "l2", "dim": 16, "rows": 5_000, "k": [10]}
+    for version, refuses in (("v2.3.5", True), ("2.3.21", True), ("v2.4.0", False), ("2.6.1", False), ("", False)):
+        assert bool(of_version(version).violations(**about, filtered=True)) is refuses, version
+        assert of_version(version).violations(**about) == []
