@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from harness.interfaces import STAGES
@@ -86,13 +87,20 @@ def of_embed(outcomes: Sequence[Outcome], memory: Mapping[str, Any], *, device: 
     asked, caveats = _requests(outcomes)
     caveats += [(str(code), str(text)) for outcome in outcomes for code, text in outcome.result["caveats"]]
     samples = {f"{name}_{i}": values for i, outcome in enumerate(outcomes) for name, values in outcome.samples.items()}
+    samples |= {  # of each process, so that runs can be compared by what was repeated
+        f"each_{name}": np.array([outcome.result[name] for outcome in outcomes])
+        for name in ("throughput_per_s", "pipeline_per_s", "load_s")
+    }
     return Summary(metrics | asked, (), tuple(dict.fromkeys(caveats)), samples, outcomes[0].result["info"])
 
 
 def _bounds(outcomes: Sequence[Outcome]) -> dict[str, Measured]:
     """Return what the stage times allow at most, see `harness.pipeline.bounds`, and how many threads prepared."""
     results = [outcome.result for outcome in outcomes]
-    found = [bounds(result["stages"], items=result["batch_items"], **result["crew"]) for result in results]
+    found = [
+        bounds(result["stages"], items=result["batch_items"], workers=result["crew"]["workers"], in_turns=result["crew"]["in_turns"])
+        for result in results
+    ]
     return {
         "overlap_bound_per_s": measured(over_processes([overlap for overlap, _ in found]), "items/s", "higher"),
         "device_bound_per_s": measured(over_processes([device for _, device in found]), "items/s", "higher"),

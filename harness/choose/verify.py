@@ -81,8 +81,6 @@ def _served(folder: Path, candidate: Candidate, config_dirs: Sequence[str]) -> R
     """Return the record of the loop, measured now where there is none."""
     if candidate.embed is None:
         raise HarnessError("--verify: the vectors were given, so that there is no query to embed")
-    embed_cell = _again(folder, candidate.embed, config_dirs)
-    search_cell = _again(folder, candidate.search, config_dirs)
     parts = {
         "kind": "serve",
         "embed": candidate.embed.key,
@@ -95,6 +93,7 @@ def _served(folder: Path, candidate: Candidate, config_dirs: Sequence[str]) -> R
     for record in newest(scan(folder, key)[0]):
         if record.status == "ok":
             return record
+    embed_cell, search_cell = (_again(folder, record, config_dirs) for record in (candidate.embed, candidate.search))
     return _measure(folder, candidate, embed_cell, search_cell, key, parts)
 
 
