@@ -114,6 +114,15 @@ def test_build_figures_replicate_over_builds(vectors):
     assert found["index_bytes"].value == 64
 
 
+def test_each_builds_own_value_is_kept_beside_the_figure_made_of_them(vectors):
+    found = figures([searched(EXACT[:, :2]), searched(EXACT[:, :2], factor=4.0)], vectors)
+    assert found.samples["each_insert_s"] == pytest.approx([0.3, 1.2])
+    assert found.samples["each_index_bytes"] == [64, 64]
+    assert math.prod(found.samples["each_qps_0"]) ** 0.5 == pytest.approx(found.points[0].metrics["qps"].value)
+    untold = figures([searched(EXACT[:, :2], index_bytes=None)], vectors)
+    assert "each_index_bytes" not in untold.samples
+
+
 def test_one_build_is_a_caveat_and_two_are_none(vectors):
     assert [code for code, _ in figures([searched(EXACT[:, :2])], vectors).caveats] == ["one_build"]
     assert figures([searched(EXACT[:, :2])] * 2, vectors).caveats == ()
@@ -149,6 +158,8 @@ def test_quality_over_builds_is_a_querys_mean(vectors, monkeypatch):
     found = figures([searched([[0, 1], [3, 2]]), searched([[0, 2], [2, 1]])], vectors, qrels={0: {0: 1}, 1: {3: 1}})
     assert found.points[0].metrics["ndcg_at_2"].value == pytest.approx((1 + 0.5) / 2)
     assert found.points[0].metrics["ndcg_at_2"].n == 2
+    assert found.samples["ndcg_at_2_0"].tolist() == [1.0, 0.5], "a score a query, so that models can be compared by query"
+    assert len(found.samples["ndcg_at_2_exact"]) == 2
 
 
 @pytest.mark.parametrize(

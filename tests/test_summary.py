@@ -89,8 +89,18 @@ def test_caveats_of_all_processes_are_told_once():
 
 def test_raw_samples_of_every_process_are_handed_on():
     found = of_embed([embedded(), embedded(2.0)], MEMORY, device="cpu", unit="tokens").samples
-    assert set(found) == {f"{name}_{i}" for name in ("forward_s", "batch_s", "query_s") for i in range(2)}
+    assert {name for name in found if not name.startswith("each_")} == {
+        f"{name}_{i}" for name in ("forward_s", "batch_s", "query_s") for i in range(2)
+    }
     assert found["query_s_1"].max() == pytest.approx(0.06)
+
+
+def test_each_processs_own_value_is_kept_beside_the_figure_made_of_them():
+    found = of_embed([embedded(), embedded(2.0)], MEMORY, device="cpu", unit="tokens")
+    for name in ("throughput_per_s", "pipeline_per_s", "load_s"):
+        values = found.samples[f"each_{name}"]
+        assert len(values) == 2
+        assert math.sqrt(values[0] * values[1]) == pytest.approx(found.metrics[name].value)
 
 
 def test_bounds_are_what_the_stage_times_allow_combined_over_processes():

@@ -36,6 +36,7 @@ KINDS: dict[str, Kind] = {
     "build_s": Kind("duration", "s", "lower", 0.05, 0.10, "building the index"),
     "recall": Kind("exact", "ratio", "higher", 0.0, 0.0, "recall of a build that is deterministic"),
     "recall_of_builds": Kind("quality", "ratio", "higher", 0.0, 0.005, "recall of builds that differ from one to the next"),
+    "ndcg_at_10": Kind("quality", "ratio", "higher", 0.0, 0.005, "ranking quality against labels, through the index"),
     "index_bytes": Kind("exact", "bytes", "lower", 0.0, 0.0, "size of the index"),
     "vectors": Kind("exact", "checksum", "lower", 0.0, 0.0, "checksum of the vectors that the model makes"),
     "peak_rss_bytes": Kind("memory", "bytes", "lower", 0.03, 0.06, "peak memory of a fresh process"),

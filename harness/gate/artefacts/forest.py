@@ -77,7 +77,7 @@ def _figure(rows: Sequence[Line], title: str, absolute: bool, total: int) -> Fig
         "id": f"forest-{'differences' if absolute else 'ratios'}",
         "title": title,
         "caption": f"head against base, with the interval of the test that decided; {_DIRECTION}.{cut}",
-        "height": 110 + _ROW * len(rows),
+        "height": 160 + _ROW * len(rows),
         "data": traces,
         "layout": {
             "xaxis": {"title": {"text": f"change of the number{unit and ' (%)'}"}, "range": [lo - margin, hi + margin]},

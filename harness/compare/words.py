@@ -1,0 +1,104 @@
+"""How a comparison's figures are written, for the terminal, Markdown and the page at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.compare.comparison import Comparison
+from harness.compare.judge import Judged, Judgement, Word
+from harness.gate.artefacts.words import clean
+from harness.report.units import SHOWN, interval, number, significant
+
+TITLES = {"embed": "Embedding", "point": "Search", "build": "Building and size"}
+"""Heading over each kind of row."""
+
+HEADS = ("row", "figure", "base", "head", "head / base", "verdict")
+
+_UNCHANGED = "no difference shown"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of one row, ready to be written."""
+
+    row: str
+    figure: str
+    base: str
+    head: str
+    ratio: str
+    between: str
+    word: Word
+    advisory: bool
+    why: str
+
+    @property
+    def verdict(self) -> str:
+        """The verdict with how sure it is."""
+        return f"{self.word} (advisory)" if self.advisory and self.word not in (_UNCHANGED, "not comparable") else self.word
+
+
+def tables(comparison: Comparison) -> list[tuple[str, list[Line], list[Line]]]:
+    """Return for each kind of row its heading, the figures that differ or could not be compared, and the others."""
+    found = []
+    for part, title in TITLES.items():
+        lines = [line(one, figure) for one, figure in comparison.judgements if one.pair.base.part == part]
+        if lines:
+            differing = [one for one in lines if one.word != _UNCHANGED]
+            found.append((title, differing, [one for one in lines if one.word == _UNCHANGED]))
+    return found
+
+
+def refused(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return the rows of which nothing could be compared, with the reason."""
+    return [(name(one), clean(one.pair.obstacle)) for one in comparison.judged if one.pair.obstacle]
+
+
+def lone(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """Return the rows that only one side has: the side, the row, the nearest row of the other side."""
+    return [
+        (side, clean(f"{TITLES[one.row.part].lower()}: {one.row.name}"), clean(one.why))
+        for side, rows in (("base", comparison.only_base), ("head", comparison.only_head))
+        for one in rows
+    ]
+
+
+def name(judged: Judged) -> str:
+    """Return what a pair is called; where the two differ on purpose, both names."""
+    base, head = judged.pair.base.name, judged.pair.head.name
+    return f"{clean(base)} → {clean(head)}" if judged.pair.varied else clean(head)
+
+
+def line(judged: Judged, judgement: Judgement) -> Line:
+    """Return one figure as a line of a table."""
+    figure = judgement.figure
+    base, head = judgement.base, judgement.head
+    ratio, between = _change(judgement)
+    return Line(
+        name(judged),
+        f"{SHOWN[figure].group.lower()}, {SHOWN[figure].heading}",
+        f"{number(figure, base.value)} {interval(figure, base.value, base.lo, base.hi)}".strip(),
+        f"{number(figure, head.value)} {interval(figure, head.value, head.lo, head.hi)}".strip(),
+        ratio,
+        between,
+        judgement.word,
+        judgement.advisory,
+        clean(judgement.reason),
+    )
+
+
+def _change(judgement: Judgement) -> tuple[str, str]:
+    """Return the ratio or difference and its interval; the interval's level where it is not 95 %."""
+    if judgement.change is None:
+        return "", ""
+    value = f"{judgement.change:+.4f}" if judgement.absolute else _ratio(judgement.change)
+    ends: Sequence[float | None] = (judgement.lo, judgement.hi)
+    if all(end is None for end in ends) or (judgement.lo == judgement.hi == judgement.change):
+        return value, ""
+    texts = ["∞" if end is None else f"{end:+.4f}" if judgement.absolute else _ratio(end) for end in ends]
+    level = "" if judgement.confidence in (None, 0.95) else f" at {100 * (judgement.confidence or 0):g} %"
+    return value, f"[{texts[0]}, {texts[1]}]{level}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}" if 0.01 <= value < 10 else significant(value)
