@@ -52,7 +52,9 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     (folder / "store").mkdir()
     with _released([store]):
         store.open(folder / "store")
-        store.create(_COLLECTION, dim=corpus.shape[1], metric=about["metric"], index=index, vector_type=quantiser.vector_type)
+        store.create(
+            _COLLECTION, dim=corpus.shape[1], metric=about["metric"], index=index, vector_type=quantiser.vector_type, filtered=False
+        )
         step = max(1, int(store.largest_insert * min(1.0, 1024 / corpus.shape[1])))
         for first in range(0, len(corpus), step):
             store.insert(quantiser(corpus[first : first + step]), first)

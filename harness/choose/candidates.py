@@ -138,7 +138,8 @@ def _made_from(record: Record) -> str:
 
 def _fit(records: Sequence[Record], left_out: dict[tuple[str, str], None]) -> tuple[list[Record], list[Record]]:
     """Return the embed and search cells that may compete."""
-    embeds, searches = [], []
+    embeds: list[Record] = []
+    searches: list[Record] = []
     for record in records:
         what = cell_name(record)
         if record.kind not in ("embed", "search"):
@@ -188,7 +189,7 @@ def _points(searches: Sequence[Record], left_out: dict[tuple[str, str], None]) -
                 reason = (recall.reason if recall else None) or "no recall was measured"
             elif point.selectivity is not None:
                 reason = f"a filter lets {point.selectivity:g} of the rows through: another task than searching all of them"
-            elif getattr(point, "churn_per_s", None) is not None:
+            elif point.churn_per_s is not None:
                 reason = f"{point.churn_per_s:g} rows a second changed meanwhile: another task than searching what stays as it is"
             elif point.nq != 1:
                 reason = f"{point.nq} queries a request: what one query takes is not known"

@@ -104,6 +104,7 @@ def test_what_has_no_honest_result_never_competes(tmp_path, changes, reason):
     ("odd", "reason"),
     [
         (point(8, selectivity=0.1), "a filter lets 0.1 of the rows through"),
+        (point(8, churn_per_s=50.0), "50 rows a second changed meanwhile"),
         (point(8, nq=16), "16 queries a request"),
         (point(8, concurrency=None), "the highest rate that meets a target"),
         (point(8, concurrency=None, rate_per_s=200.0), "did not keep up with 200 requests/s"),
