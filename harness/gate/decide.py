@@ -1,8 +1,9 @@
 """The gate's rule: from rounds to a decision. Pure: nothing is measured, read or printed here.
 
-One number a round enters, the logarithm of head / base in the direction of harm. Everything is read off the sorted *Walsh averages*, the means of
-all pairs of rounds: their median is the change (Hodges and Lehmann 1963), and counting those above a value is the signed-rank test of
-Wilcoxon (1945) of that value. The interval is that test inverted, and the verdict is read off the interval, so the two cannot disagree:
+One number a round enters, the logarithm of head / base in the direction of harm. Everything is read off the sorted *Walsh averages*,
+the means of all pairs of rounds: their median is the change (Hodges and Lehmann 1963), and counting those above a value is the
+signed-rank test of Wilcoxon (1945) of that value. The interval is that test inverted, and the verdict is read off the interval, so the
+two cannot disagree:
 
 - REGRESSION: the whole interval lies above no change, and the change itself above the floor;
 - IMPROVED: the mirror image;
@@ -57,7 +58,9 @@ def log_ratios(base: Iterable[float | None], head: Iterable[float | None], kind:
     return _harm(kind) * ratios
 
 
-def decide(x: ArrayLike, kind: Kind, *, alpha: float = 0.01, looks: Sequence[int] = LOOKS, last: bool = False) -> Decision | None:
+def decide(
+    x: Iterable[float | None], kind: Kind, *, alpha: float = 0.01, looks: Sequence[int] = LOOKS, last: bool = False
+) -> Decision | None:
     """Decide on a case from its rounds so far, or ask for more.
 
     Parameters
@@ -104,11 +107,13 @@ def confirm(first: Decision, second: Decision) -> Decision:
     """Return the verdict on a case that looked like a regression and was measured again from scratch."""
     if first.verdict != "REGRESSION" or second.verdict in ("REGRESSION", "ERROR"):
         return second
-    reason = f"looked like a regression ({_percent(first.change)}) in {first.rounds} rounds and was not reproduced in {second.rounds} new ones"
+    reason = (
+        f"looked like a regression ({_percent(first.change)}) in {first.rounds} rounds and was not reproduced in {second.rounds} new ones"
+    )
     return replace(second, reason=reason)
 
 
-def unpaired(base: ArrayLike, head: ArrayLike, kind: Kind, *, enough: bool, alpha: float = 0.01) -> Decision:
+def unpaired(base: Iterable[float | None], head: Iterable[float | None], kind: Kind, *, enough: bool, alpha: float = 0.01) -> Decision:
     """Decide on values of independent processes that were not measured in common rounds.
 
     The test of Mann and Whitney (1947) takes the place of Wilcoxon's, with all differences head - base in the place of the Walsh
@@ -198,7 +203,10 @@ def quality(base_scores: ArrayLike, head_scores: ArrayLike, kind: Kind, *, alpha
     base, head = (side.mean(axis=0) for side in sides)
     found = paired_difference(head, base, confidence=1 - 2 * alpha)
     change, lo, hi = found.difference.value, found.difference.lo, found.difference.hi
-    assert change is not None and lo is not None and hi is not None and found.p_value is not None
+    assert change is not None  # and neither is the rest, with two queries or more
+    assert lo is not None
+    assert hi is not None
+    assert found.p_value is not None
     worst, best = (lo, hi) if kind.better == "higher" else (-hi, -lo)
     gain, margin = -_harm(kind) * change, kind.target
     p = found.p_value / 2 if gain < 0 else 1 - found.p_value / 2
@@ -343,14 +351,14 @@ def _different(values: Sequence[object]) -> str:
     return ", ".join(str(value) for value in sorted(set(values), key=str)[:3])
 
 
-def _numbers(values: Iterable[float | None] | ArrayLike) -> Floats:
+def _numbers(values: Iterable[object] | Floats) -> Floats:
     """Return numbers as a vector; whatever is no number (None, text, a bool) is NaN."""
-    given = values if isinstance(values, np.ndarray) else list(values)  # type: ignore[arg-type]
-    array = np.asarray(given)
-    if array.dtype.kind not in "fiu":
-        real = [isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool) for value in given]
-        array = np.array([value if fits else math.nan for value, fits in zip(given, real, strict=True)])
-    return array.astype(np.float64).reshape(-1)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        return values.astype(np.float64).reshape(-1)
+    real = (
+        value if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) else math.nan for value in values
+    )
+    return np.array([float(value) for value in real], dtype=np.float64)
 
 
 def _fault(values: Floats) -> str:

@@ -5,7 +5,8 @@ starts one fresh process for each arm, with one hash seed for all of them and an
 things lie in memory, which is what makes two processes of the same code differ). It asks each kernel for blocks, and in a block each arm
 runs once, in random order. Only one process works at a time; the parent waits on a pipe.
 
-The file is also the worker, run by its path, and imports NumPy and the standard library only, so that a process starts in a fifth of a second.
+The file is also the worker, run by its path, and imports NumPy and the standard library only, so that a process starts in a fifth of
+a second.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Try the gate on the machine at hand: how often does it cry wolf, and how often does it find a true 5 %?
 
-A gate here covers the kernels of `harness.gate.planted`, whose work is known. In the same rounds a second copy of base is compared with base
-(whatever is found there is a false alarm), and a head that does exactly 5 % more work (whatever is missed there is a miss), with the full
-rule: looks, floor, and a second measurement from scratch of what looked like a regression. The rules that others gate with judge the same rounds.
+A gate here covers the kernels of `harness.gate.planted`, whose work is known. In the same rounds a second copy of base is compared with
+base (whatever is found there is a false alarm), and a head that does exactly 5 % more work (whatever is missed there is a miss), with
+the full rule: looks, floor, and a second measurement from scratch of what looked like a regression. The rules that others gate with
+judge the same rounds.
 """
 
 from __future__ import annotations
@@ -96,17 +97,28 @@ class SelfTest:
 
     @property
     def rows(self) -> list[Row]:
-        """This gate first, then the others."""
+        """The rates of this gate first, then of the others."""
         cases = self.gates * self.kernels
-        ours = Row("this gate", *(Rate(*pair) for pair in ((self.false_gates, self.gates), (self.again["REGRESSION"], cases), (self.head["REGRESSION"], cases))))
+        ours = Row(
+            "this gate",
+            *(
+                Rate(*pair)
+                for pair in ((self.false_gates, self.gates), (self.again["REGRESSION"], cases), (self.head["REGRESSION"], cases))
+            ),
+        )
         tried, single = self.rival_rounds, self.rival_rounds * self.kernels
-        return [ours, *(Row(name, Rate(seen[0], tried), Rate(seen[1], single), Rate(seen[2], single)) for name, seen in self.rivals.items())]
+        return [
+            ours,
+            *(Row(name, Rate(seen[0], tried), Rate(seen[1], single), Rate(seen[2], single)) for name, seen in self.rivals.items()),
+        ]
 
     def table(self) -> Table:
         """Return the rates as a table."""
         from rich.table import Table
 
-        table = Table(title=f"{self.gates} gates of {self.kernels} cases of unchanged code, and as many with exactly {ARMS['head']} % more work")
+        table = Table(
+            title=f"{self.gates} gates of {self.kernels} cases of unchanged code, and as many with exactly {ARMS['head']} % more work"
+        )
         for heading in ("rule", "false alarm: a gate", "false alarm: a case", f"+{ARMS['head']} % found: a case"):
             table.add_column(heading)
         for row in self.rows:
@@ -119,10 +131,10 @@ class SelfTest:
         unchanged = ", ".join(f"{count} {verdict}" for verdict, count in self.again.items())
         return (
             f"Unchanged code: {unchanged}. With {ARMS['head']} % more work, besides regressions: {rest}.\n"
-            f"{self.rounds} rounds in {in_words(self.seconds)}; load average {self.load_before:.1f} before and {self.load_after:.1f} after, "
-            f"on {os.cpu_count()} processors (the self-test itself keeps about one of them busy).\n"
-            f"Rates: number of trials, and interval of Clopper and Pearson at {CONFIDENCE:.0%}. The other rules see one process a side and round, "
-            f"taken in alternation, which is kinder to them than two separate runs."
+            f"{self.rounds} rounds in {in_words(self.seconds)}; load average {self.load_before:.1f} before and "
+            f"{self.load_after:.1f} after, on {os.cpu_count()} processors (the self-test itself keeps about one of them busy).\n"
+            f"Rates: number of trials, and interval of Clopper and Pearson at {CONFIDENCE:.0%}. The other rules see one process a side and "
+            f"round, taken in alternation, which is kinder to them than two separate runs."
         )
 
 

@@ -65,9 +65,11 @@ def pack(target: Path, sources: list[Path]) -> None:
                     rows += [(series, kernel, arm, number, block, wall, cpu) for block, (wall, cpu) in enumerate(blocks)]
         loads = sorted(line["load"] for line in lines)
         minutes = (lines[-1]["at"] - lines[0]["at"]) / 60
-        about[series] = f"{len(lines)} rounds in {minutes:.0f} min, load average {loads[0]:.1f} to {loads[-1]:.1f}, median {loads[len(loads) // 2]:.1f}"
+        about[series] = (
+            f"{len(lines)} rounds in {minutes:.0f} min, load average {loads[0]:.1f} to {loads[-1]:.1f}, median {loads[len(loads) // 2]:.1f}"
+        )
     frame = pd.DataFrame(rows, columns=["series", "kernel", "arm", "round", "block", "wall_us", "cpu_us"])
-    frame = frame.astype({name: "category" for name in ("series", "kernel", "arm")} | {"round": "int16", "block": "int8"})
+    frame = frame.astype(dict.fromkeys(("series", "kernel", "arm"), "category") | {"round": "int16", "block": "int8"})
     for clock in ("wall_us", "cpu_us"):
         frame[clock] = (frame[clock] / 1000).round().astype("int32")
     frame = frame.sort_values(["series", "kernel", "arm", "round", "block"], ignore_index=True)
