@@ -196,7 +196,7 @@ class Exact:
     def _change(self, vectors: Vectors, ids: Ids, gone: Ids | None = None) -> None:
         """Put rows in the place of those with the same ids, and take others out; searches under way go on with what there was."""
         held = self._built()
-        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids.min(initial=0)))
+        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids[0]) if len(ids) else 0)
         stays = ~np.isin(held.ids, ids if gone is None else gone)
         self._held = _Held.of(np.concatenate([held.rows[stays], vectors]), np.concatenate([held.ids[stays], ids]))
 

@@ -459,7 +459,9 @@ class Milvus:
     def _write(self, vectors: NDArray[Any], ids: Ids, *, upsert: bool = False) -> int:
         """Send rows in one request; returns how many the server took, which is all."""
         connection = self._writable()
-        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids.min(initial=0)), vector_type=self._vector_type)
+        check_rows(
+            self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids[0]) if len(ids) else 0, vector_type=self._vector_type
+        )
         request = insert_request(
             self._collection,
             database=self.database,

@@ -200,7 +200,7 @@ class MilvusLite:
     def _write(self, how: Literal["insert", "upsert"], vectors: Vectors, ids: Ids) -> None:
         """Send rows."""
         client = self._created()
-        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids.min(initial=0)))
+        check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids[0]) if len(ids) else 0)
         rows: list[dict[str, Any]] = [{"id": number, VECTOR: row} for number, row in zip(ids.tolist(), vectors, strict=True)]
         if self._filtered:
             for row, part in zip(rows, part_of(ids).tolist(), strict=True):
