@@ -252,9 +252,8 @@ def candidate(
     pairs = {}
     for name, q in PERCENTILES.items():
         figures[name], pairs[name] = path.percentile(asked, searched, q)
-    figures["throughput_per_s"], pairs["throughput_per_s"] = path.throughput(
-        asked, searched, clients=point.concurrency, rate_per_s=point.rate_per_s
-    )
+    rates = [float(rate) for rate in search_samples.get(f"each_qps_{number}", ())]
+    figures["throughput_per_s"], pairs["throughput_per_s"] = path.throughput(asked, rates)
     figures["memory_bytes"] = _memory(embed, search)
     if embed is not None and "pipeline_per_s" in embed.metrics:
         figures["pipeline_per_s"] = embed.metrics["pipeline_per_s"]

@@ -90,26 +90,20 @@ def percentile(embed: Samples | None, search: Samples, q: float) -> tuple[Measur
     return _over(values, "s", "lower"), values
 
 
-def throughput(
-    embed: Samples | None, search: Samples, *, clients: int | None, rate_per_s: float | None
-) -> tuple[Measured, tuple[float, ...]]:
+def throughput(embed: Samples | None, rates: Sequence[float]) -> tuple[Measured, tuple[float, ...]]:
     """Return queries a second of one machine that embeds and searches in turns, and each pair of processes' own.
-
-    Embedding takes the mean of its times. A search takes the mean of its times by the number of clients that were served at once
-    (Little's law); in an open loop the store answered as many as were offered.
 
     Parameters
     ----------
-    clients : int or None
-        Of a closed loop.
-    rate_per_s : float or None
-        Of an open loop.
+    embed : sequence of ndarray or None
+        Times of single queries through the model, by process; None where the vectors were given.
+    rates : sequence of float
+        Searches a second of all clients together, by process.
     """
-    if not search or any(len(one) == 0 for one in (*search, *(embed or ()))):
+    if not len(rates) or (embed is not None and not all(len(one) for one in embed)):
         return Measured(None, "1/s", "higher", reason="the samples of this cell are not there"), ()
-    taken = [1 / rate_per_s if clients is None and rate_per_s else float(one.mean()) / (clients or 1) for one in search]
-    before = [0.0] * len(taken) if embed is None else [float(one.mean()) for one in embed]
-    values = tuple(1 / (first + then) for first, then in zip(before, taken, strict=False))
+    before = [0.0] * len(rates) if embed is None else [float(one.mean()) for one in embed]
+    values = tuple(1 / (first + 1 / float(rate)) for first, rate in zip(before, rates, strict=False))
     return _over(values, "1/s", "higher"), values
 
 

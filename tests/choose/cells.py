@@ -88,7 +88,9 @@ def search(key="s0", model="small", *, points=None, latencies=(0.002,), index="h
     }
     kept = {}
     for number, latency in enumerate(latencies):
-        kept |= {f"latency_s_{number}_{i}": one for i, one in enumerate(times(latency, seed=2 + number))}
+        searched = times(latency, seed=2 + number)
+        kept |= {f"latency_s_{number}_{i}": one for i, one in enumerate(searched)}
+        kept[f"each_qps_{number}"] = np.array([1 / one.mean() for one in searched])
     kept |= samples or {}
     metrics = {"peak_rss_bytes": once(300e6), "index_bytes": Measured(1000 * 40.0, "bytes", "lower", n=3, replication="build")}
     record = _record("search", key, model, settings, machine, metrics=metrics, points=tuple(points), samples=kept, **changes)

@@ -21,7 +21,7 @@ def one(**changes):
     """100 documents/s, 100 queries/s, 0.8 GB, 1,000 documents of 8 dimensions, 40 bytes of index a document."""
     embed, search = (
         cells.embed(samples=[[0.008] * 20] * 3, **changes),
-        cells.search(samples={f"latency_s_0_{i}": [0.002] * 20 for i in range(3)}),
+        cells.search(samples={"each_qps_0": [500.0] * 3}),
     )
 
     def arrays(record):
