@@ -2,7 +2,7 @@
 
 Whatever happens to a cell (an error, a crash, a hang, no memory) becomes a record that says so, and the run goes on.
 The engine waits; it does not compute while a cell is measured. On one machine one cell is measured at a time, across
-all runs of this program: timed cells take a lock.
+all runs of this program: timed cells take a lock. Runs of one folder share the work: each cell has a lock too, also across machines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 
 _WORKSPACE = "harness-run-"
 """Beginning of the name of a run's working folder; the run's process number follows."""
+
+_POLL_S = 0.25
+"""Seconds between two looks at a lock that another run holds: it may be measuring, so that we must not be busy."""
 
 _KEPT = 8
 """Replicates whose servers stay for the next cell: each holds the imported libraries, about half a gigabyte. Others start anew."""
@@ -71,6 +74,8 @@ class Engine:
         self._out_of_memory: dict[str, int] = {}
         """The smallest batch that did not fit into memory in this run, by all else that a cell is."""
         self._failed_recipes: dict[str, HarnessError] = {}
+        self._left_to_others: list[Planned] = []
+        """Jobs with a cell that another run was measuring when its turn came."""
         _remove_left_behind()
         self._other_work: float | None = None
         """Share of the processors that others used while the present cell was timed."""
@@ -85,16 +90,32 @@ class Engine:
                 replicate.close()
         shutil.rmtree(self._workspace, ignore_errors=True)
 
-    def run(self, planned: Planned) -> None:
-        """Measure what one job still lacks."""
+    def run(self, planned: Planned, *, wait: bool = False) -> None:
+        """Measure what one job still lacks.
+
+        A cell that another run is measuring is left for `catch_up`, unless `wait`: several runs of one folder share the work.
+        """
         if planned.job.unsupported:
             self._skip(planned)
             return
+        busy = False
         for cell in planned.cells(self._outcomes):  # of a curve of batch sizes the next cell is decided on when the last one is measured
-            if cell.key not in self._done:
+            if cell.key in self._done:
+                continue
+            if self._too_large(cell) or self._measure(cell, wait=wait):
                 self._done.add(cell.key)
-                if not self._too_large(cell):
-                    self._measure(cell)
+                continue
+            busy = True
+            if planned.job.find_batch_size:
+                break
+        if busy:
+            self._left_to_others.append(planned)
+
+    def catch_up(self) -> None:
+        """Wait for the cells that other runs were measuring; reads what has come of them, and measures what has not been."""
+        for planned in self._left_to_others:
+            self.run(planned, wait=True)
+        self._left_to_others.clear()
 
     def _skip(self, planned: Planned) -> None:
         """Record a combination that the store or the device cannot do."""
@@ -113,10 +134,15 @@ class Engine:
         log.warning("skipped: %s: %s", cell.title, reason)
         return True
 
-    def _measure(self, cell: Cell) -> None:
+    def _measure(self, cell: Cell, *, wait: bool = True) -> bool:
+        """Measure a cell, or read what another run has made of it; False if another run is at it and this one is not to `wait`."""
+        with self._alone_with(cell, wait=wait) as alone:
+            if alone and not self._measured_meanwhile(cell):
+                self._measure_now(cell)
+            return alone
+
+    def _measure_now(self, cell: Cell) -> None:
         with self._machine():
-            if self._measured_meanwhile(cell):
-                return
             self._progress.start(cell.title, self._plan.estimates.get(cell.key, 0.0))
             started_at, began = now(), time.monotonic()
             self._other_work = None
@@ -139,20 +165,67 @@ class Engine:
         if reason:
             log.error("%s: %s", cell.title, reason)
 
+    @contextmanager
+    def _alone_with(self, cell: Cell, *, wait: bool) -> Iterator[bool]:
+        """Hold the lock on a cell of this folder, so that two runs never measure it both; yields whether it could be had.
+
+        The system takes the lock from whoever dies. It comes before the machine's: who waits for a cell holds up nobody else's.
+        """
+        path = self._plan.folder / "records" / f".{cell.key}.lock"
+        lock = FileLock(path)
+        with self._writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(Timeout):
+                lock.acquire(timeout=0)
+            if wait and not lock.is_locked:
+                self._progress.start(f"waiting for another run to measure {cell.title}", 0.0)
+                lock.acquire(poll_interval=_POLL_S)
+        try:
+            for half in path.parent.glob(f".{cell.key}-*") if lock.is_locked else ():  # written by somebody who was killed
+                half.unlink(missing_ok=True)
+            yield lock.is_locked
+        finally:
+            if lock.is_locked:
+                path.unlink(missing_ok=True)  # still locked: who waits for it finds it gone, and takes a new one
+                lock.release()
+
     def _measured_meanwhile(self, cell: Cell) -> bool:
-        """Say whether another run has measured this cell since the plan was made, as when this one had to wait for it."""
-        found = [] if cell.job.fresh else newest(scan(self._plan.folder, cell.key)[0])
-        self.records |= {record.key: record for record in found if record.status == "ok"}
+        """Say whether another run has measured this cell since the plan was made, as when this one had to wait for it.
+
+        Whatever has come of it counts, so that what fails is not tried by each in turn. With ``fresh`` only what was begun after this run.
+        """
+        known = self._plan.known.get(cell.key)
+        before = self._plan.since if cell.job.fresh else known.started_at if known is not None else ""
+        found = [record for record in newest(scan(self._plan.folder, cell.key)[0]) if record.started_at > before]
+        self.records |= {record.key: record for record in found}
         return cell.key in self.records
 
     def _write(self, record: Record) -> None:
+        with self._writing():
+            try:
+                write(record, self._plan.folder)
+            except OSError as error:
+                raise OSError(error.errno, f"{error.strerror or error}{self._rescued(record)}") from error
+        self.records[record.key] = record
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Translate what can go wrong with the folder of results."""
         try:
-            write(record, self._plan.folder)
+            yield
         except OSError as error:
             raise HarnessError(
                 f"{self._plan.folder} cannot be written: {error.strerror or error}; free space or choose another results="
             ) from error
-        self.records[record.key] = record
+
+    def _rescued(self, record: Record) -> str:
+        """Write a record that its folder does not take where temporary files go; says where it is, if that has worked."""
+        folder = Path(tempfile.gettempdir()) / f"harness-kept-{self._plan.folder.name}"
+        try:
+            write(record, folder)
+        except OSError:
+            return ""
+        return f" (the last record is kept: `python -m harness merge {folder} --into {self._plan.folder}` brings it back)"
 
     # ------------------------------------------------------------------------------------- the cells
 
@@ -198,7 +271,7 @@ class Engine:
             return cell.data_folder
         if cell.recipe in self._failed_recipes:
             raise self._failed_recipes[cell.recipe]
-        found = cache.find("vectors", cell.recipe)
+        found = cache.sound("vectors", cell.recipe)
         if found is not None:
             return found
         spec = self._fetch(cell)
@@ -295,7 +368,7 @@ class Engine:
             lock.acquire(timeout=0)
         except Timeout:
             self._progress.start("waiting for another run on this machine", 0.0)
-            lock.acquire()
+            lock.acquire(poll_interval=_POLL_S)
         try:
             yield
         finally:

@@ -16,10 +16,11 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -29,6 +30,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
+@cache
 def usable_cores() -> int:
     """Return how many cores this process may use: those it may run on, or as many as its container's time amounts to."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
@@ -73,6 +75,39 @@ def _cgroup(name: str) -> str | None:
         return None
 
 
+T = TypeVar("T")
+_answers: dict[tuple[str, ...], Any] | None = None
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Look the same up only once while the body runs, in which neither sources nor libraries change, as while a plan is made."""
+    global _answers
+    outer, _answers = _answers, {} if _answers is None else _answers
+    try:
+        yield
+    finally:
+        _answers = outer
+
+
+def _once(function: Callable[[Iterable[str]], T]) -> Callable[[Iterable[str]], T]:
+    """Make a function of module names look each up once inside `remembering`."""
+
+    @wraps(function)
+    def asked(modules: Iterable[str]) -> T:
+        if _answers is None:
+            return function(modules)
+        names = tuple(modules)
+        key = (function.__name__, *names)
+        if key not in _answers:
+            _answers[key] = function(names)
+        answer: T = _answers[key]
+        return answer
+
+    return asked
+
+
+@_once
 def source_of(modules: Iterable[str]) -> Mapping[str, str]:
     """Return the SHA-256 of each named module's source and of all it imports from the same top-level packages or from ours.
 
@@ -127,6 +162,7 @@ def _distributions() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
+@_once
 def packages_imported_by(modules: Iterable[str]) -> list[str]:
     """Return the installed third-party packages that some modules import, directly or through our own modules."""
     own = source_of(modules)
@@ -134,6 +170,7 @@ def packages_imported_by(modules: Iterable[str]) -> list[str]:
     return sorted(name for name in names if name in _distributions() and name not in {module.partition(".")[0] for module in own})
 
 
+@_once
 def versions_used_by(modules: Iterable[str]) -> Mapping[str, str]:
     """Return the versions of the libraries that some modules import, directly or through our own modules, and what those require.
 

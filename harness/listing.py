@@ -7,6 +7,7 @@ requests are tested, and no more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from harness import cache
 from harness.build import build
 from harness.interfaces import Store, Verified
 from harness.settings import CONF, GROUPS
@@ -29,13 +31,13 @@ DEVICES = {
 def show_options(config_dirs: Sequence[str]) -> None:
     """Print a table of all options, ours and those in a user's configuration folders."""
     console = Console()
-    for group in (*GROUPS, "device"):
+    for group in (*GROUPS, "device", "sweep"):
         table = Table(title=group, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
         table.add_column(no_wrap=True)
         table.add_column()
         lines = DEVICES if group == "device" else described(group, config_dirs)
         for name, line in lines.items():
-            table.add_row(f"{group}={name}", line)
+            table.add_row(f"{'+' if group == 'sweep' else ''}{group}={name}", line)
         console.print(table)
         console.print()
     show_families(config_dirs)
@@ -77,3 +79,24 @@ def described(group: str, config_dirs: Sequence[str] = ()) -> dict[str, str]:
             first = path.read_text(encoding="utf-8").split("\n", 1)[0]
             found.setdefault(path.stem, first.lstrip("# ").strip() if first.startswith("#") else "")
     return found
+
+
+def show_cache() -> None:
+    """Print what the cache holds: a line a kind, then a line a folder, the one used last first."""
+    found = cache.entries()
+    console = Console()
+    console.print(
+        f"{cache.root()}: {len(found)} folders, {sum(entry.bytes for entry in found) / 1e6:,.1f} MB", highlight=False, soft_wrap=True
+    )
+    for kind in sorted({entry.kind for entry in found}):
+        of_kind = [entry for entry in found if entry.kind == kind]
+        console.print(f"  {kind}: {len(of_kind)} folders, {sum(entry.bytes for entry in of_kind) / 1e6:,.1f} MB", highlight=False)
+    if not found:
+        return
+    table = Table(box=None, padding=(0, 2))
+    for heading in ("kind", "key", "MB", "last used", ""):
+        table.add_column(heading, no_wrap=True, justify="right" if heading == "MB" else "left")
+    for entry in reversed(found):
+        used = datetime.fromtimestamp(entry.used_at).astimezone().strftime("%Y-%m-%d %H:%M")
+        table.add_row(entry.kind, entry.key, f"{entry.bytes / 1e6:,.1f}", used, "in use" if entry.in_use else "")
+    console.print(table)

@@ -10,19 +10,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import cache, knee
+from harness import cache, fingerprint, knee
 from harness.cells import Cell, cells_of, place_of
 from harness.churn_cell import LEAST_SEEN, rows_taken_out
 from harness.data import open_data, prepare
 from harness.errors import DataError, SettingsError, WeightsError
 from harness.fingerprint import digest
-from harness.interfaces import Identified, Store, Weights
-from harness.records import Record, newest, read_all
-from harness.settings import Job, compose_job, composing, expand
+from harness.interfaces import Data, Identified, Store, Weights
+from harness.records import Record, newest, now, read_all, write_atomically
+from harness.settings import Composer, Job, compose_job, composing, expand, with_sweep
 
 _GFLOP_PER_S_PER_CORE = 50.0
 """What fp32 inference of small transformers reaches on one core of a present server, for estimates only."""
@@ -85,18 +86,27 @@ class Plan:
     budget_note: str | None = None
     skips_on_record: frozenset[str] = frozenset()
     """Keys of combinations that are recorded as skipped already."""
+    since: str = field(default_factory=now)
+    """When the run began that this plan is of: what has been measured since then counts, whatever came of it. A run of many
+    processes has one beginning."""
+    corpus_share: float | None = None
+    """The part of every corpus that fits the budget; None where no budget cuts any."""
 
     def is_result(self, record: Record) -> bool:
         """Say whether a record answers what was asked: where a curve of batch sizes was asked for, its end by lack of memory does too."""
-        ends = {cell.key for one in self.jobs if one.job.find_batch_size for cell in one.curve[1:]}
-        return record.status == "ok" or (record.status == "oom" and record.key in ends)
+        return record.status == "ok" or (record.status == "oom" and record.key in self._ends)
 
-    @property
+    @cached_property
+    def _ends(self) -> frozenset[str]:
+        """Keys of the cells at which a curve of batch sizes may end."""
+        return frozenset(cell.key for one in self.jobs if one.job.find_batch_size for cell in one.curve[1:])
+
+    @cached_property
     def settled(self) -> Mapping[str, Record]:
-        """The records that will be reused, by key."""
-        return {key: record for key, record in self.known.items() if self.is_result(record)}
+        """The records that will be reused, by key, and those of this very run, which does not try twice."""
+        return {key: record for key, record in self.known.items() if self.is_result(record) or record.started_at >= self.since}
 
-    @property
+    @cached_property
     def existing(self) -> frozenset[str]:
         """Keys of cells that are measured already and will be reused."""
         return frozenset(self.settled)
@@ -109,18 +119,18 @@ class Plan:
                 found.setdefault(cell.key, cell)
         return list(found.values())
 
-    @property
+    @cached_property
     def cells(self) -> list[Cell]:
         """Every distinct cell, in the order in which it will be measured; of a curve all that may be needed."""
         return self.cells_given(self.settled)
 
-    @property
+    @cached_property
     def missing(self) -> list[Cell]:
         """Cells still to be measured."""
         existing = self.existing
         return [cell for cell in self.cells if cell.key not in existing]
 
-    @property
+    @cached_property
     def skipped(self) -> list[Planned]:
         """Jobs that cannot be done here."""
         return [planned for planned in self.jobs if planned.job.unsupported]
@@ -148,12 +158,16 @@ def make_plan(arguments: Sequence[str], *, multirun: bool, config_dirs: Sequence
     harness.errors.SettingsError
         Listing every mistake of every job, each once.
     """
+    since = now()
     wrong: dict[str, None] = {}
     jobs: list[Job] = []
     with composing(config_dirs):
-        for overrides in expand(arguments, multirun=multirun):
+        arguments, multirun = with_sweep(arguments, multirun=multirun, config_dirs=config_dirs)
+        expanded = expand(arguments, multirun=multirun)
+        composer = Composer(expanded, config_dirs=config_dirs)
+        for overrides in expanded:
             try:
-                jobs.append(compose_job(overrides, config_dirs=config_dirs))
+                jobs.append(composer.job(overrides))
             except SettingsError as error:
                 wrong |= dict.fromkeys(error.violations)
     if not wrong and len({job.folder for job in jobs}) > 1:
@@ -162,68 +176,105 @@ def make_plan(arguments: Sequence[str], *, multirun: bool, config_dirs: Sequence
         wrong |= dict.fromkeys(jobs[0].unsupported)
     if wrong:
         raise SettingsError(list(wrong))
-    return _planned(jobs)
+    jobs, share, note = _within_budget(jobs)
+    return _planned(jobs, alone=len(jobs) == 1, since=since, share=share, note=note)
 
 
-def _planned(jobs: Sequence[Job]) -> Plan:
+def plan_job(overrides: Sequence[str], *, since: str, corpus_share: float | None, config_dirs: Sequence[str] = ()) -> Plan:
+    """Return the plan for one job of a sweep that was planned in another process, perhaps on another machine.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        The job's own.
+    since, corpus_share : str, float or None
+        Of the sweep's plan, see `Plan`.
+    config_dirs : sequence of str, optional
+        A user's own configuration folders.
+
+    Raises
+    ------
+    harness.errors.SettingsError
+        Listing every mistake, as where this machine lacks what the other has.
+    """
+    with composing(config_dirs):
+        job = compose_job(overrides, config_dirs=config_dirs)
+    if corpus_share is not None:
+        job = _with_corpus(job, _shrunk(job, corpus_share))
+    return _planned([job], alone=False, since=since, share=corpus_share)
+
+
+def _planned(jobs: Sequence[Job], *, alone: bool, since: str, share: float | None, note: str | None = None) -> Plan:
+    """Return the plan for composed jobs; `alone` is a job outside any sweep, which is refused where another is skipped."""
     records = read_all(jobs[0].folder)
     speed = _speeds(records)
-    jobs, note = _within_budget(list(jobs))
-    known = {} if jobs[0].fresh else {record.key: record for record in newest(records)}
+    known = {record.key: record for record in newest(records) if not jobs[0].fresh or record.started_at >= since}
     planned = []
     estimates: dict[str, float] = {}
     located: dict[str, Weights] = {}
     engines: dict[str, Any] = {}
     stores: dict[str, Store] = {}
+    datasets: dict[str, tuple[Path, Data]] = {}
+    recipes: set[str] = set()
     wrong: dict[str, None] = {}
-    for job in jobs:
-        node = digest(dict(job.nodes["model"]))
-        try:
-            if node not in located:
-                located[node] = job.model.locate()
-            folder = prepare(job.dataset, job.nodes["dataset"])
-        except (WeightsError, DataError) as error:
-            wrong[str(error)] = None
-            continue
-        store = digest(dict(job.nodes["store"]))
-        if store not in engines:  # asked once, and what it then knows of its server holds for all with the same settings
-            engines[store] = job.store.identity() if isinstance(job.store, Identified) else None
-            stores[store] = job.store
-        data = open_data(folder)
-        rows = len(data.corpus)
-        where = f"the {rows} documents of dataset={job.choices['dataset']}" + (
-            f" under budget={job.budget_s:g}s" if job.shrunk_from else ""
-        )
-        wrong |= dict.fromkeys(job.index.violations(rows=rows, dim=job.model.dim, k=job.k))
-        wrong |= {f"batch_size must be ≤ {where}, got {job.batch_size}": None} if job.batch_size > rows else {}
-        wrong |= {f"k must be ≤ {where}, got {max(job.k)}": None} if max(job.k) > rows else {}
-        refused = stores[store].violations(
-            index=job.index, metric=job.metric, dim=job.model.dim, rows=rows, k=job.k, vector_type=job.vector_type, filtered=any(job.filter)
-        )
-        refused += _too_few(job, rows, len(data.queries))
-        if job.target_recall and located[node].kind == "random":
-            refused.append(
-                "target_recall needs vectors that mean something, and these are of random weights; give model.path or take it away"
+    with fingerprint.remembering():  # what the source and the libraries are does not change while a plan is made
+        for job in jobs:
+            node, contents, store = (digest(dict(job.nodes[group])) for group in ("model", "dataset", "store"))
+            try:
+                if node not in located:
+                    located[node] = job.model.locate()
+                if contents not in datasets:
+                    folder = prepare(job.dataset, job.nodes["dataset"])
+                    datasets[contents] = folder, open_data(folder)
+            except (WeightsError, DataError) as error:
+                wrong[str(error)] = None
+                continue
+            folder, data = datasets[contents]
+            if store not in engines:  # asked once, and what it then knows of its server holds for all with the same settings
+                engines[store] = job.store.identity() if isinstance(job.store, Identified) else None
+                stores[store] = job.store
+            rows = len(data.corpus)
+            where = f"the {rows} documents of dataset={job.choices['dataset']}" + (
+                f" under budget={job.budget_s:g}s" if job.shrunk_from else ""
             )
-        job = replace(job, unsupported=tuple(dict.fromkeys([*job.unsupported, *refused])))
-        if len(jobs) == 1:
-            wrong |= dict.fromkeys(refused)
-        seconds = _seconds_per_item(job, speed, place_of(job, located[node])[0])
-        curve = []
-        for size in batch_sizes(job, rows):
-            one = replace(job, batch_size=size)
-            embed, search = cells_of(one, data, folder, located[node], engines[store])
-            if job.dataset.modality != "vectors":  # there is nothing to embed
-                curve.append(embed)
-                estimates[embed.key] = _embed_seconds(one, seconds)
-        planned.append(Planned(job, tuple(curve), search, rows, len(data.queries)))
-        estimates[search.key] = _search_seconds(job, rows)
-        if cache.find("vectors", embed.recipe) is None:
-            estimates[embed.recipe] = (rows + len(data.queries)) * seconds
+            wrong |= dict.fromkeys(job.index.violations(rows=rows, dim=job.model.dim, k=job.k))
+            wrong |= {f"batch_size must be ≤ {where}, got {job.batch_size}": None} if job.batch_size > rows else {}
+            wrong |= {f"k must be ≤ {where}, got {max(job.k)}": None} if max(job.k) > rows else {}
+            refused = stores[store].violations(
+                index=job.index,
+                metric=job.metric,
+                dim=job.model.dim,
+                rows=rows,
+                k=job.k,
+                vector_type=job.vector_type,
+                filtered=any(job.filter),
+            )
+            refused += _too_few(job, rows, len(data.queries))
+            if job.target_recall and located[node].kind == "random":
+                refused.append(
+                    "target_recall needs vectors that mean something, and these are of random weights; give model.path or take it away"
+                )
+            job = replace(job, unsupported=tuple(dict.fromkeys([*job.unsupported, *refused])))
+            if alone:
+                wrong |= dict.fromkeys(refused)
+            seconds = _seconds_per_item(job, speed, place_of(job, located[node])[0])
+            curve = []
+            for size in batch_sizes(job, rows):
+                one = replace(job, batch_size=size)
+                embed, search = cells_of(one, data, folder, located[node], engines[store])
+                if job.dataset.modality != "vectors":  # there is nothing to embed
+                    curve.append(embed)
+                    estimates[embed.key] = _embed_seconds(one, seconds)
+            planned.append(Planned(job, tuple(curve), search, rows, len(data.queries)))
+            estimates[search.key] = _search_seconds(job, rows)
+            if embed.recipe not in recipes:
+                recipes.add(embed.recipe)
+                if cache.find("vectors", embed.recipe) is None:
+                    estimates[embed.recipe] = (rows + len(data.queries)) * seconds
     if wrong:
         raise SettingsError(list(wrong))
     skips = frozenset(record.key for record in newest(records) if record.status == "skipped")
-    return Plan(tuple(planned), known, estimates, note, skips)
+    return Plan(tuple(planned), known, estimates, note, skips, since, share)
 
 
 def batch_sizes(job: Job, rows: int) -> list[int]:
@@ -321,15 +372,15 @@ def _too_slow(job: Job, queries: int) -> list[str]:
     return found
 
 
-def _within_budget(jobs: list[Job]) -> tuple[list[Job], str | None]:
-    """Shrink every corpus by one factor until the estimate fits ``budget=``; says what was done.
+def _within_budget(jobs: list[Job]) -> tuple[list[Job], float | None, str | None]:
+    """Shrink every corpus by one factor until the estimate fits ``budget=``; returns the factor too, and says what was done.
 
     By arithmetic alone, never by what has been measured meanwhile: the same command must come to the same corpus when it is started
     again, or nothing of what it has measured could be used.
     """
     budget = jobs[0].budget_s
     if budget is None:
-        return jobs, None
+        return jobs, None, None
 
     def total(factor: float) -> float:
         seconds = _START_S
@@ -346,7 +397,7 @@ def _within_budget(jobs: list[Job]) -> tuple[list[Job], str | None]:
         return seconds + sum(vectors.values()) + sum(cells.values())
 
     if total(1.0) <= budget:
-        return jobs, None
+        return jobs, None, None
     if total(0.0) > budget:
         raise SettingsError(
             f"budget={budget:g}s cannot be met: with a corpus of {_shrunk(jobs[0], 0.0)} documents this takes about {total(0.0):.0f} s; "
@@ -356,7 +407,7 @@ def _within_budget(jobs: list[Job]) -> tuple[list[Job], str | None]:
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if total(middle) <= budget else (low, middle)
-    return [_with_corpus(job, _shrunk(job, low)) for job in jobs], f"budget={budget:g}s: every corpus cut to {low:.0%} of its size"
+    return [_with_corpus(job, _shrunk(job, low)) for job in jobs], low, f"budget={budget:g}s: every corpus cut to {low:.0%} of its size"
 
 
 def _rows(job: Job) -> int:
@@ -383,24 +434,61 @@ def _with_corpus(job: Job, rows: int) -> Job:
 
 def write_manifest(plan: Plan, started_at: str) -> Path:
     """Write down which cells this run asked for; its exit code comes from them."""
-    folder = plan.folder / "manifests"
-    path = folder / f"{started_at.replace(':', '').replace('.', '')}.json"
-    body = {
-        "started_at": started_at,
-        "jobs": [
-            {
-                "overrides": list(planned.job.overrides),
-                "cells": [cell.key for cell in planned.cells(plan.settled)],
-                "skipped": list(planned.job.unsupported),
-            }
-            for planned in plan.jobs
-        ],
-    }
+    jobs = [
+        {
+            "overrides": list(planned.job.overrides),
+            "cells": [cell.key for cell in planned.cells(plan.settled)],
+            "skipped": list(planned.job.unsupported),
+        }
+        for planned in plan.jobs
+    ]
+    return _write_manifest(plan.folder, _stamp(started_at), {"started_at": started_at, "jobs": jobs})
+
+
+def write_job_manifest(
+    folder: Path,
+    overrides: Sequence[str],
+    *,
+    since: str,
+    cells: Sequence[str] = (),
+    skipped: Sequence[str] = (),
+    stopped: str | None = None,
+) -> Path:
+    """Write down which cells one job of a run has asked for in a process of its own, for the process that started the run.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's ``results/<name>``.
+    overrides : sequence of str
+        The job's own.
+    since : str
+        When the run began.
+    cells : sequence of str
+        The keys, which on another machine are others than the run's plan has.
+    skipped : sequence of str
+        What there is not where the job ran.
+    stopped : str, optional
+        What kept the job from being done.
+    """
+    body = {"run": since, "overrides": list(overrides), "cells": list(cells), "skipped": list(skipped), "stopped": stopped}
+    return _write_manifest(folder, f"{_stamp(since)}-{digest(sorted(overrides))[:12]}", body)
+
+
+def job_manifests(folder: Path, since: str) -> list[dict[str, Any]]:
+    """Return what the jobs that ran in processes of their own have written down about a run."""
+    return [json.loads(path.read_text()) for path in sorted((folder / "manifests").glob(f"{_stamp(since)}-*.json"))]
+
+
+def _stamp(time: str) -> str:
+    return time.replace(":", "").replace(".", "")
+
+
+def _write_manifest(folder: Path, name: str, body: Mapping[str, Any]) -> Path:
+    path = folder / "manifests" / f"{name}.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(body, indent=1))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(body, indent=1).encode())
     except OSError as error:
-        raise SettingsError(
-            f"results={plan.folder.parent} cannot be written ({error.strerror or error}); choose another results="
-        ) from error
+        raise SettingsError(f"results={folder.parent} cannot be written ({error.strerror or error}); choose another results=") from error
     return path

@@ -2,7 +2,7 @@
 
 One JSON file a cell and time, ``<key>-<started_at>.json``, with the raw samples in an ``.npz`` beside it. Records
 are append-only: measuring again writes another file, readers take the newest. A file is written under a temporary
-name, flushed and renamed, so that whatever has its final name is whole; a file that does not parse is set aside with
+name, flushed and renamed, so that whatever has its final name is whole; a file that does not parse or fit its checksum is set aside with
 a word about it, never fatal, and never counts as measured.
 
 Not-a-number never enters a record: what was not measured is null with the reason.
@@ -10,9 +10,11 @@ Not-a-number never enters a record: what was not measured is null with the reaso
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
 """Raised whenever a number's meaning or the layout changes; older records are refused, not guessed at."""
 
-Kind = Literal["embed", "search"]
+Kind = Literal["embed", "search", "serve"]
 Status = Literal["ok", "oom", "failed", "invalid", "skipped"]
 Better = Literal["higher", "lower", "none"]
 
@@ -131,7 +133,7 @@ def from_json(text: str) -> Record:
         When the text is not a record of this schema version.
     """
     try:
-        body = json.loads(text, parse_constant=_refuse_constant)
+        body = json.loads(_unsealed(text), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"not JSON ({error})") from error
     version = body.get("schema_version") if isinstance(body, dict) else None
@@ -149,6 +151,25 @@ def from_json(text: str) -> Record:
         return Record(**body)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise RecordError(f"not a whole record ({error})") from error
+
+
+_SEAL = re.compile(r'\A\{"sha256": "([0-9a-f]{64})",')
+
+
+def _sealed(body: bytes) -> bytes:
+    """Return a record's JSON with the checksum of itself as its first member."""
+    return b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'",' + body[1:]
+
+
+def _unsealed(text: str) -> str:
+    """Return a record's JSON without its checksum, which has to fit; what has none is taken as it is."""
+    seal = _SEAL.match(text)
+    if seal is None:
+        return text
+    body = "{" + text[seal.end() :]
+    if hashlib.sha256(body.encode()).hexdigest() != seal[1]:
+        raise RecordError("its checksum does not fit: it was damaged, or edited, after it had been written")
+    return body
 
 
 def _refuse_constant(name: str) -> float:
@@ -189,7 +210,7 @@ def write(record: Record, folder: Path) -> Path:
             temporary.unlink(missing_ok=True)
     path = records / f"{stem}.json"
     # A file name that is not UTF-8 arrives in a message as lone surrogates; escaped, they are legal JSON and read back the same.
-    write_atomically(path, to_json(record).encode("utf-8", "backslashreplace"))
+    write_atomically(path, _sealed(to_json(record).encode("utf-8", "backslashreplace")))
     return path
 
 

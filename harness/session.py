@@ -1,12 +1,17 @@
-"""A run from its arguments to its reports: plan, measure each job through Hydra, report, exit code."""
+"""A run from its arguments to its reports: plan, measure each job through Hydra, report, exit code.
+
+A job runs in this process, or wherever one of Hydra's launchers puts it. There it makes its own plan, measures what is missing under
+the same locks, leaves records, and a manifest that tells this process which cells it stands for.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,9 +21,9 @@ from rich.console import Console
 from harness import knee
 from harness.engine import Engine
 from harness.errors import HarnessError
-from harness.plan import Plan, Planned, make_plan, write_manifest
+from harness.plan import Plan, Planned, job_manifests, make_plan, plan_job, write_job_manifest, write_manifest
 from harness.progress import Progress, console, in_words
-from harness.records import Record, newest, now, read_all
+from harness.records import Record, newest, read_all
 from harness.settings import CONF, search_path
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ def run_command(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequen
     """Measure what some overrides ask for, report it, and return the exit code: 0, or 1 where a cell has failed."""
     plan = make_plan(overrides, multirun=multirun, config_dirs=config_dirs)
     show_plan(plan, everything=False)
-    records = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
+    plan, records = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
     show_report(plan.folder)
     show_knees(plan, records)
     return _verdict(plan, records)
@@ -40,41 +45,128 @@ def run_command(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequen
 def run_and_report(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> pd.DataFrame:
     """Do what `harness.run` promises."""
     from harness.frame import to_frame
-    from harness.report import write_reports
 
     plan = make_plan(overrides, multirun=multirun, config_dirs=config_dirs)
-    made = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
-    write_reports(plan.folder)
+    plan, made = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
+    _write_reports(plan.folder)
     stored = {record.key: record for record in newest(read_all(plan.folder))} | made
-    asked = dict.fromkeys([*(cell.key for cell in plan.cells_given(stored)), *(one.skip.key for one in plan.skipped)])
+    cells = [cell.key for cell in plan.cells_given(stored)]
+    lost = [key for key in cells if key not in stored]
+    if lost:
+        raise HarnessError(f"{len(lost)} of {len(cells)} cells were not measured; what was is kept, the same call tries them again")
+    asked = dict.fromkeys([*cells, *(one.skip.key for one in plan.skipped)])
     return to_frame(stored[key] for key in asked if key in stored)
 
 
-def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> dict[str, Record]:
-    """Run every job of a plan through Hydra; returns the records that were made, by key."""
-    write_manifest(plan, now())
+def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> tuple[Plan, dict[str, Record]]:
+    """Run every job of a plan through Hydra.
+
+    Returns
+    -------
+    tuple of Plan and dict
+        The plan with the cells as they were measured (in another process, perhaps on another machine, their keys are others), and the
+        records that were made, by key.
+    """
+    write_manifest(plan, plan.since)
     if not plan.missing and all(one.skip.key in plan.skips_on_record for one in plan.skipped):
-        return {}
-    planned = {_sorted(one.job.overrides): one for one in plan.jobs}
+        return plan, {}
     with Progress(plan.seconds, console())() as progress, Engine(plan, progress) as engine:
-        stopped: list[HarnessError] = []
+        jobs = _Jobs(plan, engine, config_dirs)
+        _through_hydra(jobs, overrides, multirun=multirun, config_dirs=config_dirs)
+        if jobs.stopped is None:
+            jobs.note(engine.catch_up)
+        if jobs.stopped is not None:
+            raise jobs.stopped
+    return _joined(plan, jobs, engine.records)
 
-        def job(_: DictConfig) -> None:
-            """Measure one job; Hydra would answer an exception with a traceback, so the first one waits for its end."""
-            if stopped:
-                return
-            wanted = list(HydraConfig.get().overrides.task)
-            try:
-                engine.run(planned[_sorted(wanted)] if multirun else plan.jobs[0])
-            except KeyError:
-                stopped.append(HarnessError(f"Hydra ran a job that was not planned: {' '.join(wanted)}; use Hydra's own sweeper"))
-            except HarnessError as error:
-                stopped.append(error)
 
-        _through_hydra(job, overrides, multirun=multirun, config_dirs=config_dirs)
-        if stopped:
-            raise stopped[0]
-        return engine.records
+class _Jobs:
+    """What Hydra calls for each job: in the process of the plan with its engine, in any other with a plan of the job's own.
+
+    A launcher sends it to other processes, where it arrives without plan and engine.
+    """
+
+    def __init__(self, plan: Plan, engine: Engine, config_dirs: Sequence[str]) -> None:
+        self._engine: Engine | None = engine
+        self._planned = {_sorted(one.job.overrides): one for one in plan.jobs}
+        self._folder, self._since, self._corpus_share = plan.folder.resolve(), plan.since, plan.corpus_share
+        self._config_dirs = [str(Path(folder).resolve()) for folder in config_dirs]
+        self.here: set[tuple[str, ...]] = set()
+        """The jobs that were done in this process with the plan's engine."""
+        self.stopped: HarnessError | None = None
+        """What ended the run; the jobs after it are passed over, because Hydra would answer an exception with a traceback."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a process elsewhere needs."""
+        return {**self.__dict__, "_engine": None, "_planned": {}, "here": set(), "stopped": None}
+
+    def __call__(self, _: DictConfig) -> None:
+        """Measure what the present job lacks."""
+        if self.stopped is not None:
+            return
+        wanted = list(HydraConfig.get().overrides.task)
+        engine, planned = self._engine, self._planned.get(_sorted(wanted))
+        if planned is None and len(self._planned) == 1:  # what Hydra was given word for word
+            planned = next(iter(self._planned.values()))
+        if engine is None or planned is None:
+            self._by_itself(wanted)
+            return
+        self.here.add(_sorted(planned.job.overrides))
+        self.note(lambda: engine.run(planned))
+
+    def note(self, work: Callable[[], None]) -> None:
+        """Do some work and keep what stops it."""
+        try:
+            work()
+        except HarnessError as error:
+            self.stopped = error
+
+    def _by_itself(self, wanted: Sequence[str]) -> None:
+        """Measure a job in a process that has not planned it, and leave word of it."""
+        plan: Plan | None = None
+        records: Mapping[str, Record] = {}
+        stopped = None
+        try:
+            plan = plan_job(wanted, since=self._since, corpus_share=self._corpus_share, config_dirs=self._config_dirs)
+            with Progress(plan.seconds, console())() as progress, Engine(plan, progress) as engine:
+                records = engine.records
+                engine.run(plan.jobs[0])
+                engine.catch_up()
+        except HarnessError as error:
+            stopped = str(error)
+        write_job_manifest(
+            self._folder,
+            _sorted(wanted),
+            since=self._since,
+            cells=[cell.key for cell in plan.cells_given({**plan.settled, **records})] if plan is not None else [],
+            skipped=plan.jobs[0].job.unsupported if plan is not None else [],
+            stopped=stopped,
+        )
+
+
+def _joined(plan: Plan, jobs: _Jobs, made: dict[str, Record]) -> tuple[Plan, dict[str, Record]]:
+    """Return the plan and the records with what was done in other processes, whose manifests name the cells."""
+    if {_sorted(one.job.overrides) for one in plan.jobs} <= jobs.here:
+        return plan, made
+    elsewhere = {tuple(body["overrides"]): body for body in job_manifests(plan.folder, plan.since)}
+    joined = []
+    for one in plan.jobs:
+        named = _sorted(one.job.overrides)
+        body = elsewhere.get(named)
+        if named not in jobs.here and body is not None:
+            if body["stopped"] is not None:
+                log.error("%s: %s", " ".join(named), body["stopped"])
+            *curve, search = body["cells"] or [None]
+            one = replace(
+                one,
+                job=replace(one.job, unsupported=tuple(body["skipped"])),
+                curve=tuple(replace(cell, key=key) for cell, key in zip(one.curve, curve, strict=False)) if search else one.curve,
+                search=replace(one.search, key=search) if search else one.search,
+            )
+        joined.append(one)
+    named_there = {key for body in elsewhere.values() for key in body["cells"]}
+    stored = newest(record for record in read_all(plan.folder) if record.key in named_there or record.started_at >= plan.since)
+    return replace(plan, jobs=tuple(joined)), {record.key: record for record in stored} | made
 
 
 def _sorted(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -82,12 +174,16 @@ def _sorted(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(override for override in overrides if not override.lstrip("+~").startswith(("hydra.", "hydra/"))))
 
 
-def _through_hydra(job: object, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str]) -> None:
+def _through_hydra(jobs: _Jobs, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str]) -> None:
     """Hand the jobs to Hydra, so that its sweepers and launchers work; it reads the arguments of the process."""
     before = sys.argv
     sys.argv = ["harness", *(["-m"] if multirun else []), *overrides, *search_path(config_dirs)]
     try:
-        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()  # type: ignore[arg-type]
+        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(jobs)()
+    except SystemExit as ended:
+        if ended.code != 1:  # that is how Hydra ends when a job or a launcher raises, having said what
+            raise
+        log.error("Hydra ended with the error above; what has been measured is kept")  # noqa: TRY400 - whose traceback it has printed
     finally:
         sys.argv = before
 
@@ -161,9 +257,21 @@ def _choices(planned: Planned) -> str:
 
 def show_report(folder: Path) -> None:
     """Rebuild a folder's reports, print its tables and where the reports are."""
-    from harness.report import print_tables, write_reports
+    from harness.report import print_tables
 
-    paths = write_reports(folder)
+    paths = _write_reports(folder)
     print_tables(folder, Console())
     for path in paths.values():
         print(path)
+
+
+def _write_reports(folder: Path) -> Mapping[str, Path]:
+    from harness.report import write_reports
+
+    try:
+        return write_reports(folder)
+    except OSError as error:
+        raise HarnessError(
+            f"the reports in {folder} cannot be written: {error.strerror or error}; the records are kept: free space, then `python -m "
+            f"harness report {folder}`"
+        ) from error

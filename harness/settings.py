@@ -7,11 +7,13 @@ once, and it never changes a value that somebody has set.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -121,23 +123,172 @@ def compose_job(overrides: Sequence[str], *, config_dirs: Sequence[str] = ()) ->
     harness.errors.SettingsError
         Listing every violation.
     """
-    where = search_path(config_dirs)
-    config = _compose([*overrides, *where])
-    _same_keys(config)
-    choices = {group: str(option) for group, option in config.hydra.runtime.choices.items() if group in GROUPS}
-    if choices["dataset"] == "auto":
-        modality = config.model.get("modality")
-        option = config.dataset.by_modality.get(modality)
-        if option is None:
-            raise SettingsError(f"dataset=auto knows no dataset for model.modality={modality!r}; choose one with dataset=…")
-        config = _compose([*(o for o in overrides if o != "dataset=auto"), *where, f"dataset={option}"])
-        choices["dataset"] = option
-    return _checked(config, choices, tuple(overrides))
+    return Composer(config_dirs=config_dirs).job(overrides)
+
+
+@dataclass(frozen=True)
+class _Composed:
+    """A configuration as plain values, without Hydra's own part."""
+
+    plain: Mapping[str, Any]
+    choices: Mapping[str, str]
+    asked: Mapping[str, Any]
+    """The same, or, where ``dataset=auto`` was asked for, with that: what it lacks cannot be set, whichever dataset it leads to."""
+    interpolated: bool
+    """Whether some values were made of others, so that no other can be set afterwards."""
+
+
+class Composer:
+    """Composes the jobs of a sweep, each combination of choices once.
+
+    Hydra takes tens of milliseconds to compose a configuration, nearly all of it for reading and merging files. What varies between the
+    jobs and is a plain value of an existing key is therefore set afterwards, which is what Hydra itself does once all is merged. Options
+    of groups, and what is added or removed, are composed anew. Use it inside `composing`.
+
+    Parameters
+    ----------
+    jobs : sequence of sequences of str
+        The overrides of all jobs, as `expand` returns them; without them every job is composed by itself.
+    config_dirs : sequence of str
+        A user's own configuration folders.
+    """
+
+    def __init__(self, jobs: Sequence[Sequence[str]] = (), *, config_dirs: Sequence[str] = ()) -> None:
+        self._where = search_path(config_dirs)
+        self._axes = _plain_axes(jobs)
+        self._composed: dict[tuple[str, ...], _Composed | SettingsError] = {}
+        self._built: dict[str, Any] = {}
+
+    def job(self, overrides: Sequence[str]) -> Job:
+        """Return the checked job that some overrides describe.
+
+        Raises
+        ------
+        harness.errors.SettingsError
+            Listing every violation.
+        """
+        plain, choices = self._of(tuple(overrides))
+        return _checked(plain, dict(choices), tuple(overrides), self._build)
+
+    def _of(self, overrides: tuple[str, ...]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+        axes = [override for override in overrides if override in self._axes]
+        rest = tuple(override for override in overrides if override not in self._axes)
+        composed = self._once(rest)
+        if axes and not composed.interpolated:
+            try:
+                self._set([axis for axis in axes if axis.startswith("dataset.")], composed.asked)
+                return self._set(axes, composed.plain), composed.choices
+            except KeyError:
+                for axis in axes:
+                    self._once((*rest, axis))  # Hydra says what is wrong in terms of what was typed
+        if axes:
+            composed = self._once(overrides)
+        return composed.plain, composed.choices
+
+    def _set(self, axes: Sequence[str], plain: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a copy with some values set; KeyError where there is no such key."""
+        found = dict(plain)
+        for axis in axes:
+            key, value = self._axes[axis]
+            *groups, name = key.split(".")
+            node = found
+            for group in groups:
+                node[group] = dict(node[group]) if isinstance(node[group], Mapping) else {}
+                node = node[group]
+            if name not in node:
+                raise KeyError(key)
+            node[name] = value
+        return found
+
+    def _once(self, overrides: tuple[str, ...]) -> _Composed:
+        if overrides not in self._composed:
+            try:
+                self._composed[overrides] = self._compose(overrides)
+            except SettingsError as error:
+                self._composed[overrides] = error
+        found = self._composed[overrides]
+        if isinstance(found, SettingsError):
+            raise found
+        return found
+
+    def _compose(self, overrides: tuple[str, ...]) -> _Composed:
+        config = _compose([*overrides, *self._where])
+        _same_keys(config)
+        choices = {group: str(option) for group, option in config.hydra.runtime.choices.items() if group in GROUPS}
+        chosen = config
+        if choices["dataset"] == "auto":
+            modality = config.model.get("modality")
+            option = config.dataset.by_modality.get(modality)
+            if option is None:
+                raise SettingsError(f"dataset=auto knows no dataset for model.modality={modality!r}; choose one with dataset=…")
+            chosen = _compose([*(o for o in overrides if o != "dataset=auto"), *self._where, f"dataset={option}"])
+            choices["dataset"] = option
+        plain = _plain(chosen)
+        return _Composed(plain, choices, plain if chosen is config else _plain(config), plain != _plain(chosen, resolve=False))
+
+    def _build(self, node: Mapping[str, Any], *, key: str) -> Any:
+        """Return what a node describes; equal nodes are built once, which they bear because building is free of work and of state."""
+        same = json.dumps([key, node], default=str)
+        if same not in self._built:
+            self._built[same] = build(node, key=key)
+        return self._built[same]
+
+
+def _plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """Return a configuration as plain values, without Hydra's own part."""
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        return OmegaConf.to_container(ours, resolve=resolve, throw_on_missing=False)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise SettingsError(" ".join(str(error).split())) from error
+
+
+def _plain_axes(jobs: Sequence[Sequence[str]]) -> dict[str, tuple[str, Any]]:
+    """Return, by override, key and value of what varies between jobs and needs no composing: plain values of settings of their own."""
+    columns = [dict.fromkeys(column) for column in zip(*jobs, strict=True)]
+    keys = {override.partition("=")[0].lstrip("+~") for column in columns for override in column}
+    found: dict[str, tuple[str, Any]] = {}
+    parser = OverridesParser.create()
+    for column in columns:
+        key = next(iter(column)).partition("=")[0]
+        group = key.partition(".")[0]
+        setting = (group in GROUPS and "." in key) or key in _top_level()
+        others = {other for other in keys - set(GROUPS) if other.startswith(f"{key}.") or key.startswith(f"{other}.")}
+        if len(column) == 1 or not setting or others or key == "model.modality":  # on which dataset=auto depends
+            continue
+        for override in column:
+            value = parser.parse_override(override).value()
+            if not isinstance(value, dict) and "${" not in str(value):  # a mapping is merged, and the other is made of other values
+                found[override] = key, value
+    return found
+
+
+@cache
+def _top_level() -> frozenset[str]:
+    """Return the settings of the top level, groups left out."""
+    return frozenset(map(str, OmegaConf.load(CONF / "config.yaml"))) - {"defaults", "hydra"}
+
+
+def with_sweep(arguments: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> tuple[list[str], bool]:
+    """Return some arguments with the axes of the committed sweep that they name, and whether they are a sweep; call it inside `composing`.
+
+    ``+sweep=x`` is a file ``sweep/x.yaml`` that sets ``hydra.mode`` and ``hydra.sweeper.params``. Its axes come first, as in Hydra's own
+    sweeper, so that what stands on the command line holds.
+    """
+    named = [argument for argument in arguments if re.match(r"\+{0,2}sweep=", argument)]
+    if not named:
+        return list(arguments), multirun
+    if not named[0].startswith("+"):
+        raise SettingsError(f"{named[0]}: write +{named[0]}; there are {', '.join(options('sweep', config_dirs))}")
+    config = _compose([*named, *search_path(config_dirs)])
+    multirun = multirun or str(config.hydra.mode).rpartition(".")[2] == "MULTIRUN"
+    axes = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    return [*(axes if multirun else []), *arguments], multirun
 
 
 def _same_keys(config: DictConfig) -> None:
     """Refuse what was added to or removed from the top level: an override that nothing reads looks as if it had worked."""
-    ours = {str(key) for key in OmegaConf.load(CONF / "config.yaml")} - {"defaults", "hydra"} | set(GROUPS)
+    ours = _top_level() | set(GROUPS)
     found = {str(key) for key in config} - {"hydra"}
     wrong = [f"{key} is not a setting; `python -m harness --cfg job` shows them all" for key in sorted(found - ours)]
     wrong += [f"{key} must be there; leave out ~{key}" for key in sorted(ours - found)]
@@ -180,6 +331,11 @@ def _plainly(error: Exception, overrides: Sequence[str]) -> str:
             f"{key} is not a setting (in {given!r}); `python -m harness --cfg job` shows them all; +{key}=… adds one that a plug-in takes"
         )
     option = re.search(r"In '[^']*': Could not find '([^'/]+)/([^']*)'", text)
+    if option and option[1] == "hydra":
+        group, _, name = option[2].rpartition("/")
+        extra = name.partition("_")[0]  # as submitit_slurm
+        words = f"hydra/{group}={name} is not an option that is installed"
+        return words + (f"; pip install 'embedding-search-harness[{extra}]'" if extra in ("joblib", "submitit") else "")
     if option:
         return f"{option[1]}={option[2]} is not an option; it has {', '.join(options(option[1]))} (see `python -m harness list`)"
     return " ".join(text.split())
@@ -218,15 +374,11 @@ def expand(arguments: Sequence[str], *, multirun: bool) -> list[tuple[str, ...]]
     return list(product(*choices.values()))
 
 
-def _checked(config: DictConfig, choices: dict[str, str], overrides: tuple[str, ...]) -> Job:
+def _checked(plain: Mapping[str, Any], choices: dict[str, str], overrides: tuple[str, ...], build: Callable[..., Any]) -> Job:
     """Return the job, or raise with everything that is wrong with it."""
     wrong: list[str] = []
     unsupported: list[str] = []
-    try:
-        ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        plain: dict[str, Any] = OmegaConf.to_container(ours, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise SettingsError(" ".join(str(error).split())) from error
+
     get = _Reader(plain, wrong)
     built = {}
     for group in ("model", "dataset", "store", "index"):

@@ -239,3 +239,29 @@ def test_a_reader_is_shown_the_latest_of_the_same_settings_data_and_machine_what
     other_batch = replace(first, key="e" * 20, settings={"batch_size": 2})
     shown = records.current([first, after_an_upgrade, failed_later, elsewhere, other_batch])
     assert {record.key[0] for record in shown} == {"c", "d", "e"}
+
+
+@given(any_record, st.data())
+def test_any_changed_byte_of_a_record_on_disk_is_found(record, data):
+    whole = records._sealed(records.to_json(record).encode("utf-8", "backslashreplace"))
+    assert records.from_json(whole.decode()) == record
+    place = data.draw(st.integers(0, len(whole) - 1))
+    changed = whole[:place] + bytes([data.draw(st.integers(32, 126).filter(lambda byte: byte != whole[place]))]) + whole[place + 1 :]
+    try:
+        text = changed.decode()
+    except UnicodeDecodeError:
+        return  # which is found by reading it as text
+    with pytest.raises(RecordError):
+        records.from_json(text)
+
+
+def test_a_record_that_was_edited_is_left_out_with_a_word(tmp_path):
+    path = records.write(example(duration_s=0.125), tmp_path)
+    path.write_text(path.read_text().replace("0.125", "0.120"))
+    assert records.scan(tmp_path) == ([], [(path, "its checksum does not fit: it was damaged, or edited, after it had been written")])
+
+
+def test_a_record_written_before_there_were_checksums_is_read(tmp_path):
+    path = records.write(example(), tmp_path)
+    path.write_text(records.to_json(example()))
+    assert records.read_all(tmp_path) == [example()]

@@ -1,0 +1,72 @@
+"""Jobs composed together are the jobs composed one by one; each combination of choices is composed once."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from harness import settings
+from harness.errors import SettingsError
+from harness.settings import Composer, compose_job, composing, expand
+from tests.conftest import PLUGINS
+
+AXES = {
+    "scalars": ["batch_size=1,8", "dtype=fp32,bf16", "seed=range(0,3)"],
+    "choices and scalars": ["model=minilm,resnet50", "index=flat,hnsw", "batch_size=1,8"],
+    "settings of what was chosen": ["index=hnsw", "index.M=8,16", "index.ef=[16],[16,64]"],
+    "settings of the automatic dataset": ["dataset.corpus=100,200", "dataset.queries=10,20", "model=minilm,resnet50"],
+    "a quoted value": ["model.query_prompt='','query: '", "batch_size=4,8"],
+    "a null": ["threads=null,1", "vector_type=fp32,fp16"],
+    "a list": ["k=[1],[10],[10,100]", "filter=[null],[null,0.1]"],
+    "an addition": ["+model.nothing=1,2"],
+    "a setting and one below it": ["workload=serial,closed", "workload.concurrency=[1],[2]"],
+    "a value that decides the dataset": ["model.modality=text,image"],
+    "mistakes": ["batch_size=0,8", "index.nothing=1,2", "dtype=fp8,fp32"],
+    "a mistake of one choice": ["index=hnsw,flat", "index.M=8,16"],
+    "a setting that only the chosen dataset has": ["dataset.min_words=10,20"],
+}
+
+
+def outcome(compose):
+    try:
+        job = compose()
+        return replace(job, store=type(job.store))  # not every store can be compared
+    except SettingsError as error:
+        return error.violations
+
+
+@pytest.mark.parametrize("arguments", AXES.values(), ids=AXES)
+def test_jobs_composed_together_are_those_composed_one_by_one(arguments):
+    with composing([]):
+        jobs = expand(arguments, multirun=True)
+        composer = Composer(jobs)
+        for overrides in jobs:
+            assert outcome(lambda o=overrides: composer.job(o)) == outcome(lambda o=overrides: compose_job(o)), overrides
+
+
+def test_what_a_user_adds_is_composed_too():
+    with composing([str(PLUGINS)]):
+        jobs = expand(["model=hashed_words", "dataset=sentences", "store=nothing", "index=flat", "model.dim=8,16"], multirun=True)
+        composer = Composer(jobs, config_dirs=[str(PLUGINS)])
+        assert [composer.job(overrides).model.dim for overrides in jobs] == [8, 16]
+
+
+def test_one_jobs_settings_do_not_reach_the_next():
+    with composing([]):
+        jobs = expand(["batch_size=1,2", "dataset.queries=9", "dataset.corpus=100,200", "k=[1],[5]"], multirun=True)
+        composer = Composer(jobs)
+        found = [(job.batch_size, job.dataset.corpus, job.k) for job in map(composer.job, jobs)]
+    assert found == list(product((1, 2), (100, 200), ((1,), (5,))))
+
+
+def test_each_combination_of_choices_is_composed_once(monkeypatch):
+    composed = []
+    real = settings._compose
+    monkeypatch.setattr(settings, "_compose", lambda overrides: composed.append(overrides) or real(overrides))
+    with composing([]):
+        jobs = expand(["model=minilm,mpnet", "dataset=docstrings", "index=flat,hnsw", "batch_size=range(1,9)", "seed=0,1"], multirun=True)
+        composer = Composer(jobs)
+        for overrides in jobs:
+            composer.job(overrides)
+    assert len(jobs) == 64
+    assert len(composed) == 4
