@@ -255,5 +255,5 @@ def samples(record: Record, folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     path = folder / "records" / f"{record.key}-{record.started_at.replace(':', '').replace('.', '')}.npz"
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:  # numpy leaves a damaged file open
         return {name: archive[name] for name in archive.files}

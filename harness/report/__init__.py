@@ -17,7 +17,7 @@ __all__ = ["print_tables", "write_reports"]
 
 
 def write_reports(folder: str | Path) -> dict[str, Path]:
-    """Write ``report.html``, ``report.md``, ``results.csv`` and ``results.parquet`` from the records below a folder.
+    """Write ``report.html``, ``report.md``, the table of results in three formats and ``benchmark.json`` from the records below a folder.
 
     Parameters
     ----------
@@ -27,7 +27,8 @@ def write_reports(folder: str | Path) -> dict[str, Path]:
     Returns
     -------
     dict of str to Path
-        The files written, by name: ``html``, ``markdown``, ``csv``, ``parquet``.
+        The files written, by name: ``html``, ``markdown``, ``csv``, ``parquet``, ``jsonl`` and ``benchmark`` (timings as
+        pytest-benchmark writes them).
 
     Raises
     ------

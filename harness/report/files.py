@@ -8,6 +8,8 @@ from pathlib import Path
 from harness.errors import DataError, HarnessError
 from harness.frame import to_frame
 from harness.records import current, scan, write_atomically
+from harness.report.distribution import distributions
+from harness.report.exports import benchmark_json, json_lines
 from harness.report.markdown import markdown
 from harness.report.page import page
 from harness.report.rows import plain
@@ -24,14 +26,17 @@ def write(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder / 'records'} holds no record to report on{said}; measure something first with `python -m harness`")
     frame = to_frame(records)
     rows = plain(frame)
+    latencies = distributions(rows, records, folder)
     parquet = io.BytesIO()
     frame.to_parquet(parquet, index=False)
     name = folder.resolve().name
     contents = {
-        "html": ("report.html", page(name, rows, records, left_out).encode("utf-8", "backslashreplace")),
-        "markdown": ("report.md", markdown(name, rows, records, left_out).encode("utf-8", "backslashreplace")),
+        "html": ("report.html", _bytes(page(name, rows, records, left_out, latencies))),
+        "markdown": ("report.md", _bytes(markdown(name, rows, records, left_out))),
         "csv": ("results.csv", frame.to_csv(index=False, lineterminator="\n").encode()),
         "parquet": ("results.parquet", parquet.getvalue()),
+        "jsonl": ("results.jsonl", _bytes(json_lines(rows))),
+        "benchmark": ("benchmark.json", _bytes(benchmark_json(rows, records, latencies))),
     }
     written = {}
     for kind, (file, content) in contents.items():
@@ -43,3 +48,8 @@ def write(folder: Path) -> dict[str, Path]:
             raise HarnessError(f"{path} cannot be written ({reason}); make the folder writable or copy its records/ elsewhere") from error
         written[kind] = path
     return written
+
+
+def _bytes(text: str) -> bytes:
+    """Return text as UTF-8; what came as no UTF-8 stays readable and breaks nothing."""
+    return text.encode("utf-8", "backslashreplace")

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from harness.records import Record
 from harness.report.provenance import environment, machines
 from harness.report.rows import Row, caveats, cell_name, sections, unfinished
-from harness.report.summary import findings, overview
+from harness.report.summary import Best, best, findings, overview
 from harness.report.tables import Cell, Table, embed_table, search_table
 from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, plural
 
 EMBED_FIGURES = ("pipeline_per_s", "throughput_per_s", "batch_latency_p50_s", "query_embed_p50_s", "peak_rss_bytes")
 SEARCH_FIGURES = ("recall", "search_latency_p50_s", "search_latency_p95_s", "qps", "ndcg_at_10", "ndcg_at_10_exact", "build_s")
+_ROWS = 40
+"""Rows a table has at most, so that a page of a pull request can hold it."""
+_CELLS = 20
+"""Cells without a result that are listed."""
 
 
 def text(words: str) -> str:
@@ -42,19 +46,30 @@ def markdown(name: str, rows: Sequence[Row], records: Sequence[Record], left_out
     left_out : sequence of str
         What could not be read, a sentence each.
     """
-    lines = [f"# Results: {text(name)}", "", *(text(sentence) for sentence in overview(rows))]
+    shown = sections(rows)
+    lines = [f"# Results: {text(name)}", ""]
+    for section in shown:
+        told, fastest = findings(section), best(section)
+        if told or fastest:
+            lines += [f"**{text(section.name)}**", "", *(f"- {text(sentence)}" for sentence in told), "", *_best(fastest)]
+    lines += ["## What was measured", "", *(text(sentence) + "  " for sentence in overview(rows))]
     lines += [text(f"Machine: {'; '.join(machines(records)) or 'not recorded'}."), ""]
     within = False
-    for section in sections(rows):
+    for section in shown:
         lines += [f"## {text(section.name)}", "", text(section.facts), ""]
-        lines += [f"- {text(sentence)}" for sentence in findings(section)]
-        lines += [""] if findings(section) else []
-        for title, table in (
-            ("Embedding", embed_table(section.embed, EMBED_FIGURES)),
-            ("Search", search_table(section.search, SEARCH_FIGURES)),
+        for title, whole, make, figures in (
+            ("Embedding", section.embed, embed_table, EMBED_FIGURES),
+            ("Search", section.search, search_table, SEARCH_FIGURES),
         ):
+            kept = section.foremost(whole, _ROWS)
+            table = make(kept, figures)
             if table.rows:
                 lines += [f"### {title}", "", text(" · ".join(table.common)), "", *_table(table), ""]
+                lines += (
+                    [f"{len(kept)} of {plural(len(whole), 'row')}, those nearest the fronts; `results.csv` has all.", ""]
+                    if len(kept) < len(whole)
+                    else []
+                )
                 lines += [*(text(f"{NULL} {reason}") + "  " for reason in table.nulls()), ""] if table.nulls() else []
                 within |= table.within
     if any(row["status"] == "ok" for row in rows):
@@ -64,8 +79,10 @@ def markdown(name: str, rows: Sequence[Row], records: Sequence[Record], left_out
     if missing := unfinished(rows):
         lines += ["## Without a result", "", "| status | cell | reason |", "|---|---|---|"]
         lines += [
-            f"| {text(row['status'])} | {text(cell_name(row))} | {text(row['error'] or 'no reason was recorded')} |" for row in missing
+            f"| {text(row['status'])} | {text(cell_name(row))} | {text(row['error'] or 'no reason was recorded')} |"
+            for row in missing[:_CELLS]
         ]
+        lines += ["", f"and {len(missing) - _CELLS} more."] if len(missing) > _CELLS else []
         lines += [""]
     if left_out:
         lines += ["## Files left out", "", *(f"- {text(sentence)}" for sentence in left_out), ""]
@@ -78,6 +95,19 @@ def markdown(name: str, rows: Sequence[Row], records: Sequence[Record], left_out
         ]
         lines += [""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def _best(fastest: Sequence[Best]) -> list[str]:
+    """Return the table of the fastest points at each recall; the machine-readable files have what it leaves out."""
+    if not fastest:
+        return []
+    among = any(one.context for one in fastest)
+    heads = [*(["among"] if among else []), "asked for", "fastest", "recall", "median latency", "cannot be told apart from"]
+    found = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for one in fastest[:_ROWS]:
+        cells = [*([one.context] if among else []), one.target, one.name or NULL, one.recall, one.latency or NULL, one.alike or NULL]
+        found.append("| " + " | ".join(map(text, cells)) + " |")
+    return [*found, ""]
 
 
 def _table(table: Table) -> list[str]:

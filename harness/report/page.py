@@ -1,63 +1,87 @@
-"""The report as one HTML file that needs nothing else: style, script, charts and data are inside it.
+"""The report as one HTML file that needs nothing else: style, scripts, charts and data are inside it.
 
 The page asks the network for nothing, and its content policy forbids it to. Names come from users and libraries: all
-are text, in the page, in the charts and in the embedded data.
+are text, in the page, in the charts and in the embedded data. What a reader should see before any script runs (what was measured, what
+stands out, what is missing, where it comes from) is written here; tables and charts, which may have thousands of rows, are drawn by the
+page's script from the data inside it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.records import Record
+from harness.records import Record, to_json
 from harness.report import provenance
-from harness.report.figures import Figure, recall_latency, throughput_batch
+from harness.report.distribution import KINDS, LEVELS, Distribution, Kind
+from harness.report.figures import Picture, pictures
+from harness.report.packed import packed_json, packed_plotly
 from harness.report.rows import (
     BATCH,
     EMBED_PARTS,
+    INDEX,
     MODEL,
+    SEARCH,
+    SEARCH_PARTS,
     Row,
     Section,
+    anchor,
     caveats,
     cell_name,
     compared,
-    front,
-    is_random,
     label,
     sections,
     unfinished,
     varying,
 )
-from harness.report.summary import findings, overview
-from harness.report.tables import Table, embed_table, search_table
-from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, number, plural, share
+from harness.report.summary import GOOD_RECALL, Best, best, findings, overview, unmeasured
+from harness.report.tables import Cell, Table, whole_embed_table, whole_search_table
+from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, plural
 
-STAGES = ("decode_s", "preprocess_s", "transfer_s", "forward_s", "finish_s")
-
-
-@dataclass(frozen=True)
-class Bar:
-    """How one embed cell's time for a batch is shared among its stages."""
-
-    name: str
-    parts: tuple[tuple[str, float, str, str], ...]
-    """(stage, share, share as text, time as text) of each stage that was measured."""
-    longest: str
+_SCRIPTS = ("page_state.js", "page_tables.js", "page_charts.js", "page.js")
+_WHOLE_RECORDS = 150
+"""Records that a page holds as they are, of rows on or near a front; the files of all lie beside it."""
+_CURVES = 4
+"""Distributions drawn before a reader chooses."""
+_DIGITS = 7
+"""Digits of the numbers in the page; all of them are in the files beside it."""
 
 
 @dataclass(frozen=True)
 class View:
     """One table as the template needs it."""
 
+    id: str
     title: str
     table: Table
-    groups: tuple[tuple[str, int], ...]
-    """Headings over the columns and how many columns each spans."""
-    on_front: frozenset[int]
-    """Positions of the rows on the Pareto front."""
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One chart's place on the page."""
+
+    id: str
+    title: str
+    settings: tuple[str, ...]
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One chart of distributions, whose rows a reader chooses."""
+
+    id: str
+    title: str
+    kind: Kind
+    table: str
+    """The table whose rows it can draw."""
+    chosen: tuple[str, ...]
+    rows: tuple[tuple[str, str], ...]
+    """Anchor and name of each row that can be chosen, those nearest the fronts where there are many."""
 
 
 @dataclass(frozen=True)
@@ -67,90 +91,235 @@ class Chapter:
     anchor: str
     section: Section
     findings: tuple[str, ...]
-    charts: tuple[Figure, ...]
+    best: tuple[Best, ...]
+    charts: tuple[Drawn, ...]
+    curves: tuple[Curve, ...]
     views: tuple[View, ...]
-    bars: tuple[Bar, ...]
 
 
-def page(name: str, rows: Sequence[Row], records: Sequence[Record], left_out: Sequence[str] = ()) -> str:
-    """Return the whole page; for the parameters see `harness.report.markdown.markdown`."""
+def page(
+    name: str,
+    rows: Sequence[Row],
+    records: Sequence[Record],
+    left_out: Sequence[str] = (),
+    found: Mapping[str, Mapping[Kind, Distribution]] | None = None,
+) -> str:
+    """Return the whole page.
+
+    Parameters
+    ----------
+    name, rows, records, left_out
+        See `harness.report.markdown.markdown`.
+    found : mapping, optional
+        The rows' distributions, from `harness.report.distribution.distributions`.
+    """
     import jinja2
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     here = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["plural"] = plural
-    chapters = [_chapter(section, place) for place, section in enumerate(sections(rows))]
-    charts = [chart for chapter in chapters for chart in chapter.charts]
+    found = found or {}
+    shown = sections(rows)
+    drawn = [pictures(section) for section in shown]
+    chapters = [_chapter(section, made, place, found) for place, (section, made) in enumerate(zip(shown, drawn, strict=True))]
+    views = [view for chapter in chapters for view in chapter.views]
+    curves = [curve for chapter in chapters for curve in chapter.curves]
+    figures = [
+        (chart.id, one) for chapter, made in zip(chapters, drawn, strict=True) for chart, one in zip(chapter.charts, made, strict=True)
+    ]
+    data = _data(shown, views, figures, curves, records, found)
+    script = "".join((here / file).read_text(encoding="utf-8") for file in _SCRIPTS)
+    names = {row["key"]: cell_name(row) for row in rows}
     return environment.get_template("page.html.j2").render(
         name=name,
         overview=overview(rows),
         machines=provenance.machines(records),
         chapters=chapters,
         intervals=INTERVALS,
-        within=WITHIN_MEANS if any(view.table.within for chapter in chapters for view in chapter.views) else "",
+        within=WITHIN_MEANS if any(view.table.within for view in views) else "",
         caveats=caveats(rows),
         missing=[(row["status"], cell_name(row), row["error"] or "no reason was recorded") for row in unfinished(rows)],
+        unmeasured=unmeasured(rows),
         left_out=left_out,
         environment=provenance.environment(records),
+        cell_names=names,
         models=provenance.models(records),
         datasets=provenance.datasets(records),
         null=NULL,
         style=Markup((here / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own files, not a user's words
-        script=Markup((here / "page.js").read_text(encoding="utf-8")),  # noqa: S704
-        plotly=Markup(get_plotlyjs() if charts else ""),  # noqa: S704
-        results=Markup(_embedded([{column: value for column, value in row.items() if value is not None} for row in rows])),  # noqa: S704
-        charts=Markup(_embedded(charts)),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        plotly=Markup(packed_plotly() if figures or curves else ""),  # noqa: S704  # base64
+        data=Markup(packed_json(data)),  # noqa: S704  # base64
     )
 
 
-def _embedded(value: Any) -> str:
-    """Return JSON that may stand inside a script element: nothing in it can end the element or begin a comment."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _chapter(section: Section, place: int) -> Chapter:
+def _chapter(section: Section, made: Sequence[Picture], place: int, found: Mapping[str, Mapping[Kind, Distribution]]) -> Chapter:
     charts = tuple(
-        chart | {"id": f"chart-{place}-{number}"} for number, chart in enumerate([*recall_latency(section), *throughput_batch(section)])
+        Drawn(
+            f"chart-{place}-{number}",
+            one.title,
+            tuple(figure["setting"] for figure in one.figures),
+            tuple(figure["caption"] for figure in one.figures),
+        )
+        for number, one in enumerate(made)
     )
-    best = {id(row) for group in compared(section.search) if len(group) > 1 for row in front(group)}
     views = []
     if section.search:
-        on_front = frozenset(number for number, row in enumerate(section.search) if id(row) in best)
-        views.append(_view("Search", search_table(section.search), on_front))
+        views.append(View(f"t{place}s", "Search", whole_search_table(section.search), section.search))
     if section.embed:
-        views.append(_view("Embedding", embed_table(section.embed), frozenset()))
-    return Chapter(f"data-{place}", section, tuple(findings(section)), charts, tuple(views), tuple(_bars(section.embed)))
+        views.append(View(f"t{place}e", "Embedding", whole_embed_table(section.embed), section.embed))
+    return Chapter(
+        f"data-{place}",
+        section,
+        tuple(findings(section)),
+        tuple(best(section)),
+        charts,
+        tuple(_curves(section, place, found)),
+        tuple(views),
+    )
 
 
-def _view(title: str, table: Table, on_front: frozenset[int]) -> View:
-    groups: list[tuple[str, int]] = []
-    for column in table.columns:
-        if groups and groups[-1][0] == column.group:
-            groups[-1] = (column.group, groups[-1][1] + 1)
-        else:
-            groups.append((column.group, 1))
-    return View(title, table, tuple(groups), on_front)
-
-
-def _bars(rows: Sequence[Row]) -> list[Bar]:
-    parts = varying(rows, EMBED_PARTS)
-    bars = []
-    for row in rows:
-        seconds = {stage: float(row[stage]) for stage in STAGES if row[stage] is not None}
-        total = sum(seconds.values())
-        if total <= 0:
+def _curves(section: Section, place: int, found: Mapping[str, Mapping[Kind, Distribution]]) -> list[Curve]:
+    """Return the charts of distributions: of searches, of queries and of batches, those that any row has."""
+    made = []
+    for kind, title in KINDS.items():
+        rows = section.search if kind == "search" else section.embed
+        known = [row for row in rows if kind in found.get(anchor(row), {})]
+        if not known:
             continue
-        named = [*parts] if not is_random(row) or MODEL in parts else [MODEL, *parts]
-        shares = [
-            (stage.removesuffix("_s"), took / total, share(took / total), f"{number(stage, took)} ms") for stage, took in seconds.items()
-        ]
-        longest = max(shares, key=lambda one: one[1])
-        bars.append(Bar(label(row, named or (MODEL, BATCH)), tuple(shares), f"{longest[0]} {longest[2]}"))
-    return bars
+        named = _names(rows)
+        offered = known if len(known) <= 300 else [row for row in known if id(row) in section.near][:300]
+        first = _typical(known) if kind == "search" else known
+        made.append(
+            Curve(
+                f"curve-{place}-{kind}",
+                f"Latency distribution: {title[0].lower()}{title[1:]}",
+                kind,
+                f"t{place}{'s' if kind == 'search' else 'e'}",
+                tuple(anchor(row) for row in first[:_CURVES]),
+                tuple((anchor(row), named[id(row)]) for row in offered),
+            )
+        )
+    return made
+
+
+def _typical(rows: Sequence[Row]) -> list[Row]:
+    """Return, of the largest group of comparable points, each index's fastest with a good recall, or the one with its highest."""
+    groups = compared(rows)
+    chosen: dict[tuple[Any, ...], Row] = {}
+    for row in max(groups, key=len) if groups else rows:
+        kept = chosen.setdefault((row["store"], row["index"]), row)
+        if _rank(row) < _rank(kept):
+            chosen[row["store"], row["index"]] = row
+    return list(chosen.values())
+
+
+def _rank(row: Row) -> tuple[bool, float]:
+    good = (row["recall"] or 0.0) >= GOOD_RECALL
+    return not good, float(row["search_latency_p50_s"] or 0.0) if good else -float(row["recall"] or 0.0)
+
+
+def _names(rows: Sequence[Row]) -> dict[int, str]:
+    """Return what each of some rows is called, by its ``id``."""
+    if not rows:
+        return {}
+    search = rows[0]["kind"] == "search"
+    always = (INDEX, SEARCH) if search else (MODEL, BATCH)
+    told = varying(rows, SEARCH_PARTS if search else EMBED_PARTS)
+    parts = [*always, *(part for part in told if part not in always)]
+    return {id(row): label(row, parts) for row in rows}
+
+
+def _data(
+    shown: Sequence[Section],
+    views: Sequence[View],
+    figures: Sequence[tuple[str, Picture]],
+    curves: Sequence[Curve],
+    records: Sequence[Record],
+    found: Mapping[str, Mapping[Kind, Distribution]],
+) -> dict[str, Any]:
+    """Return all that the page's script draws from."""
+    words: dict[str, int] = {}
+    fronts = frozenset[int]().union(*(section.fronts for section in shown))
+    tables = []
+    for view in views:
+        named = _names(view.rows)
+        tables.append(
+            {
+                "id": view.id,
+                "title": view.title,
+                "columns": [
+                    {
+                        "name": column.name,
+                        "title": column.title,
+                        "unit": column.unit,
+                        "group": column.group,
+                        "meaning": column.meaning,
+                        "number": column.number,
+                        "scale": column.scale,
+                        "shown": column.shown,
+                    }
+                    for column in view.table.columns
+                ],
+                "rows": [
+                    {
+                        "anchor": anchor(row),
+                        "name": named[id(row)],
+                        "front": id(row) in fronts and view.title == "Search",
+                        "key": row["key"],
+                        "file": f"{row['key']}-{str(row['started_at']).replace(':', '').replace('.', '')}.json",
+                        "cells": [_cell(cell, words) for cell in cells],
+                    }
+                    for row, cells in zip(view.rows, view.table.rows, strict=True)
+                ],
+            }
+        )
+    return {
+        "null": NULL,
+        "levels": LEVELS,
+        "tables": tables,
+        "words": list(words),
+        "pictures": [{"id": place, "figures": _rounded(picture.figures)} for place, picture in figures],
+        "curves": [{"id": curve.id, "kind": curve.kind, "table": curve.table, "chosen": curve.chosen} for curve in curves],
+        "sketches": {
+            name: {kind: [one.n, [None if value is None else _short(value, 4) for value in one.quantiles]] for kind, one in kinds.items()}
+            for name, kinds in found.items()
+        },
+        "records": _whole(shown, records),
+    }
+
+
+def _cell(cell: Cell, words: dict[str, int]) -> list[Any]:
+    """Return a cell as ``[text, interval, number of its note, value, lo, hi, n]``, what is empty at the end left out."""
+    value = cell.sort if isinstance(cell.sort, int | float) else None
+    note = words.setdefault(cell.note, len(words)) if cell.note else None
+    packed = [cell.text, cell.interval, note, *(None if one is None else _short(one) for one in (value, cell.lo, cell.hi)), cell.n]
+    while len(packed) > 1 and packed[-1] in (None, ""):
+        packed.pop()
+    return packed
+
+
+def _short(value: float, digits: int = _DIGITS) -> float:
+    return value if isinstance(value, int) else float(f"{value:.{digits}g}")
+
+
+def _rounded(value: Any) -> Any:
+    """Return figures with shorter numbers."""
+    if isinstance(value, float):
+        return _short(value)
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _whole(shown: Sequence[Section], records: Sequence[Record]) -> dict[str, Any]:
+    """Return the records of rows on a front, then of those near one, as many as a page holds."""
+    rows = [row for section in shown for row in (*section.search, *section.embed)]
+    near = frozenset[int]().union(*(section.near for section in shown))
+    fronts = frozenset[int]().union(*(section.fronts for section in shown))
+    keys = dict.fromkeys([*(row["key"] for row in rows if id(row) in fronts), *(row["key"] for row in rows if id(row) in near)])
+    kept = set(list(keys)[:_WHOLE_RECORDS])
+    return {record.key: json.loads(to_json(record)) for record in records if record.key in kept}

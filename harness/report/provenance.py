@@ -21,6 +21,8 @@ class Differing:
     name: str
     values: tuple[tuple[str, int], ...]
     """Each value and how many cells were measured under it."""
+    keys: tuple[tuple[str, ...], ...]
+    """The keys of those cells, for each value."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,20 @@ def environment(records: Sequence[Record]) -> Environment:
 
     A fact that only some records state is not a difference: an embed cell and a search cell use different libraries.
     """
-    seen: dict[tuple[str, str], Counter[str]] = {}
+    seen: dict[tuple[str, str], dict[str, list[str]]] = {}
     for record in records:
         for heading, name, value in _flat(record):
-            seen.setdefault((heading, name), Counter())[value] += 1
+            seen.setdefault((heading, name), {}).setdefault(value, []).append(record.key)
     common: dict[str, list[tuple[str, str]]] = {}
     for (heading, name), values in seen.items():
         if len(values) == 1:
             common.setdefault(heading, []).append((name, next(iter(values))))
-    differing = [
-        Differing(f"{heading}: {name}", tuple(values.most_common())) for (heading, name), values in seen.items() if len(values) > 1
-    ]
+    differing = []
+    for (heading, name), values in seen.items():
+        if len(values) > 1:
+            by_count = sorted(values.items(), key=lambda one: -len(one[1]))
+            told = tuple((value, len(keys)) for value, keys in by_count)
+            differing.append(Differing(f"{heading}: {name}", told, tuple(tuple(keys) for _, keys in by_count)))
     return Environment({heading: tuple(sorted(facts)) for heading, facts in common.items()}, tuple(differing))
 
 

@@ -7,8 +7,10 @@ stands. Rankings never cross datasets: rows are split into one section for each 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from harness.report.pareto import pareto
@@ -41,6 +43,7 @@ def model_name(row: Row) -> str:
     return f"{name} ({RANDOM})" if is_random(row) else str(name)
 
 
+@lru_cache(maxsize=4096)
 def parameters(text: str | None) -> str:
     """Return parameters, stored as a JSON object, for reading.
 
@@ -50,7 +53,8 @@ def parameters(text: str | None) -> str:
     return " ".join(f"{name}={value}" for name, value in json.loads(text).items()) if text else ""
 
 
-def by_name(text: str | None) -> dict[str, str]:
+@lru_cache(maxsize=4096)
+def by_name(text: str | None) -> Mapping[str, str]:
     """Return a JSON object of words, as in the columns ``reasons`` and ``caveat_texts``."""
     return {str(name): str(words) for name, words in json.loads(text).items()} if text else {}
 
@@ -94,6 +98,9 @@ STORE = Part("store", _text("store"), "store")
 K = Part("k", _text("k"), "k", number=True, prefix="k=")
 CONCURRENCY = Part("concurrency", _text("concurrency"), "concurrency", number=True, prefix="concurrency ")
 RATE = Part("rate", lambda row: "" if row["rate_per_s"] is None else f"{row['rate_per_s']:g}/s", "rate_per_s", prefix="rate ")
+CHURN = Part(
+    "rows changed", lambda row: "" if row["churn_per_s"] is None else f"{row['churn_per_s']:g}/s", "churn_per_s", prefix="changing rows "
+)
 P99_TARGET = Part(
     "p99 target",
     lambda row: "" if row["p99_target_s"] is None else f"{row['p99_target_s'] * 1e3:g} ms",
@@ -116,7 +123,11 @@ MEASURED = Part("measured (UTC)", _measured, "started_at")
 """Told only where two rows would otherwise bear the same name."""
 
 EMBED_PARTS = (MODEL, DEVICE, DTYPE, BATCH, MACHINE)
-SEARCH_PARTS = (MODEL, INDEX, SEARCH, TARGET, BUILD, STORE, VECTORS, METRIC, K, FILTER, CONCURRENCY, RATE, P99_TARGET, NQ, DTYPE, MACHINE)
+SEARCH_PARTS = (
+    MODEL, INDEX, SEARCH, TARGET, BUILD, STORE, VECTORS, METRIC, K, FILTER, CONCURRENCY, RATE, P99_TARGET, NQ, CHURN, DTYPE, MACHINE,
+)  # fmt: skip
+SETTING = (K, FILTER, CONCURRENCY, RATE, P99_TARGET, NQ, CHURN)
+"""How an operating point was asked: numbers of different ones do not compare."""
 
 
 def varying(rows: Sequence[Row], parts: Sequence[Part]) -> list[Part]:
@@ -140,9 +151,19 @@ def label(row: Row, parts: Iterable[Part]) -> str:
     return " · ".join(part.prefix + part.of(row) for part in named if part.of(row))
 
 
+def anchor(row: Row) -> str:
+    """Return the name under which a row can be found again, also in a later report of the same records."""
+    if row["k"] is None:
+        return f"row-{row['key'][:16]}"
+    asked = repr(
+        [row[name] for name in ("search_params", "k", "nq", "selectivity", "concurrency", "rate_per_s", "churn_per_s", "target_recall")]
+    )
+    return f"row-{row['key'][:16]}-{zlib.crc32(asked.encode('utf-8', 'replace')):08x}"
+
+
 WORK = (
     "data_fingerprint", "model", "weights_fingerprint", "dtype", "dim", "metric", "k", "nq", "selectivity", "concurrency", "rate_per_s",
-    "machine",
+    "churn_per_s", "machine",
 )  # fmt: skip
 """What operating points must have in common to be compared."""
 
@@ -165,9 +186,38 @@ def compared(rows: Iterable[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def front(rows: Sequence[Row]) -> list[Row]:
-    """Return one group's operating points that no other beats in both recall and median latency, by rising recall."""
-    return [rows[i] for i in pareto([(row["recall"], row["search_latency_p50_s"]) for row in rows])]
+HIGHER_IS_BETTER = frozenset({"qps", "max_rate_at_p99_per_s"})
+
+
+def front(rows: Sequence[Row], figure: str = "search_latency_p50_s") -> list[Row]:
+    """Return one group's operating points that no other beats in both recall and a figure, by rising recall."""
+    known = [row for row in rows if row["recall"] is not None and row[figure] is not None]
+    return [known[i] for i in pareto([(row["recall"], _cost(row, figure)) for row in known])]
+
+
+def _cost(row: Row, figure: str) -> float:
+    """Return a figure so that less is better."""
+    return 1 / max(float(row[figure]), 1e-300) if figure in HIGHER_IS_BETTER else float(row[figure])
+
+
+def _near(rows: Sequence[Row], figure: str) -> list[Row]:
+    """Return the operating points that no other of at least their recall beats by more than `NEAR` in a figure."""
+    near: list[Row] = []
+    best: float | None = None
+    known = [(-float(row["recall"]), _cost(row, figure), row) for row in rows if row[figure] is not None]
+    for _, cost, row in sorted(known, key=lambda one: one[:2]):
+        best = cost if best is None else min(best, cost)
+        if cost <= (1 + NEAR) * best:
+            near.append(row)
+    return near
+
+
+FRONTS = ("search_latency_p50_s", "search_latency_p99_s", "qps")
+"""What a front sets against recall."""
+_CURVE = ("model", "weights_fingerprint", "device", "dtype", "machine")
+"""What embed cells have in common that differ in their batch size."""
+NEAR = 0.1
+"""A row within a tenth of the best at its recall is near the front: what the intervals of three processes do not tell apart."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +230,38 @@ class Section:
     fingerprint: str | None
     embed: tuple[Row, ...]
     search: tuple[Row, ...]
+
+    @cached_property
+    def fronts(self) -> frozenset[int]:
+        """The ``id`` of each row on a front: recall against the latencies and the rate, and the fastest batch size of each model."""
+        best = [row for group in compared(self.search) if len(group) > 1 for figure in FRONTS for row in front(group, figure)]
+        best += [max(curve, key=lambda row: float(row[figure])) for figure, curve in self._curves()]
+        return frozenset(map(id, best))
+
+    @cached_property
+    def near(self) -> frozenset[int]:
+        """The ``id`` of each row on a front or within `NEAR` of one."""
+        good = [row for group in compared(self.search) for figure in FRONTS for row in _near(group, figure)]
+        for figure, curve in self._curves():
+            fastest = max(float(row[figure]) for row in curve)
+            good += [row for row in curve if float(row[figure]) * (1 + NEAR) >= fastest]
+        return self.fronts | frozenset(map(id, good))
+
+    def foremost(self, rows: Sequence[Row], most: int) -> list[Row]:
+        """Return so many rows at most, in their order: those on a front before those near one before all others."""
+        if len(rows) <= most:
+            return list(rows)
+        kept = {id(row) for row in sorted(rows, key=lambda row: (id(row) not in self.fronts, id(row) not in self.near))[:most]}
+        return [row for row in rows if id(row) in kept]
+
+    def _curves(self) -> list[tuple[str, list[Row]]]:
+        """Return the embed cells that differ in their batch size, for each rate."""
+        found: dict[tuple[Any, ...], list[Row]] = {}
+        for figure in ("pipeline_per_s", "throughput_per_s"):
+            for row in self.embed:
+                if row[figure] is not None:
+                    found.setdefault((figure, *(row[name] for name in _CURVE)), []).append(row)
+        return [(str(key[0]), curve) for key, curve in found.items()]
 
 
 def sections(rows: Iterable[Row]) -> list[Section]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from harness.report.rows import (
     BATCH,
     BUILD,
+    CHURN,
     CONCURRENCY,
     DEVICE,
     DTYPE,
@@ -25,9 +27,11 @@ from harness.report.rows import (
     SEARCH,
     STORE,
     VECTORS,
+    K,
     Part,
     Row,
     Section,
+    by_name,
     compared,
     is_random,
     label,
@@ -36,10 +40,14 @@ from harness.report.rows import (
     varying,
 )
 from harness.report.tables import is_within
-from harness.report.units import SHOWN, WITHIN, count, interval, number, plural
+from harness.report.units import NULL, SHOWN, WITHIN, count, interval, number, plural, share
 
 GOOD_RECALL = 0.95
 """The recall from which an index is called good enough in a sentence; a common requirement, and only a wording."""
+TARGETS = (0.90, 0.95, 0.99)
+"""Recalls that people ask for; the best at each is named."""
+_SENTENCES = 4
+"""Models and ways of asking that get a sentence of their own; the table of the best has all."""
 
 STATUS_WORDS = {"oom": "ran out of memory", "failed": "failed", "invalid": "gave an invalid result", "skipped": "skipped"}
 
@@ -98,10 +106,10 @@ def _throughput(rows: Sequence[Row]) -> list[str]:
 
 def _search(rows: Sequence[Row]) -> list[str]:
     sentences = []
-    groups = compared(rows)
-    settings = (MODEL, DTYPE, METRIC, FILTER, CONCURRENCY, RATE, NQ)
+    groups = [group for group in compared(rows) if len(group) > 1]
+    settings = (MODEL, DTYPE, METRIC, FILTER, CONCURRENCY, RATE, NQ, CHURN)
     context = [part for part in settings if part in varying(rows, settings) and any(part.of(row) for row in rows)]
-    for group in groups:
+    for group in groups[:_SENTENCES] if len(groups) > _SENTENCES + 1 else groups:
         if len(group) < 2:
             continue
         what = f"recall@{group[0]['k']}"
@@ -122,12 +130,65 @@ def _search(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
+@dataclass(frozen=True)
+class Best:
+    """The fastest operating point that reaches a recall, among those that may be compared."""
+
+    context: str
+    """What the compared points have in common and others have not; empty where there is one group."""
+    target: str
+    name: str
+    """Empty where no point reaches the target."""
+    recall: str
+    latency: str
+    rate: str
+    alike: str
+    """Points of another name whose latency's interval overlaps."""
+    row: Row | None
+
+
+def best(section: Section) -> list[Best]:
+    """Return the lowest median latency at each of `TARGETS`, for each model and way of asking."""
+    rows = section.search
+    groups = [group for group in compared(rows) if len(group) > 1]
+    settings = (MODEL, DTYPE, METRIC, K, FILTER, CONCURRENCY, RATE, NQ, CHURN, MACHINE)
+    told = [part for part in settings if part in varying([group[0] for group in groups], settings)]
+    found = []
+    for group in groups:
+        context = " · ".join(part.prefix + part.of(group[0]) for part in told if part.of(group[0]))
+        parts = [INDEX, SEARCH, *(part for part in (STORE, BUILD, VECTORS) if _needed(group, part))]
+        for target in TARGETS:
+            asked = f"recall@{group[0]['k']} ≥ {target:.2f}"
+            good = [row for row in group if row["recall"] >= target]
+            if not good:
+                highest = max(group, key=lambda row: float(row["recall"]))
+                words = f"none; the highest is {number('recall', highest['recall'])}"
+                found.append(Best(context, asked, "", words, "", "", "", None))
+                continue
+            first = min(good, key=lambda row: float(row["search_latency_p50_s"]))
+            alike = _overlapping(first, good, "search_latency_p50_s")
+            told_alike = "not known" if alike is None else _list([label(row, parts) for row in alike], most=2)
+            found.append(
+                Best(
+                    context,
+                    asked,
+                    label(first, parts),
+                    _figure(first, "recall"),
+                    _figure(first, "search_latency_p50_s"),
+                    _figure(first, "qps") if first["qps"] is not None else NULL,
+                    told_alike,
+                    first,
+                )
+            )
+    return found
+
+
 MOSTLY = 0.5
-"""The share of a latency from which what the index cannot change is told in a sentence."""
+"""The share of a latency from which what the index cannot change is said to dominate it."""
 
 
 def _attribution(rows: Sequence[Row]) -> list[str]:
-    """Tell of each store how much of its latencies no choice of index can change, where that is most of them."""
+    """Tell of each store how much of its latencies no choice of index can change."""
     sentences = []
     for store in dict.fromkeys(row["store"] for row in rows):
         known = [
@@ -136,6 +197,7 @@ def _attribution(rows: Sequence[Row]) -> list[str]:
             if row["store"] == store
             and row["concurrency"] == 1
             and row["selectivity"] is None
+            and row["churn_per_s"] is None
             and row["vector_type"] in (None, "fp32")
             and row["floor_p50_s"]
             and row["search_latency_p50_s"]
@@ -148,7 +210,36 @@ def _attribution(rows: Sequence[Row]) -> list[str]:
             part, most = number("floor_p50_s", floor), _figure(slowest, "search_latency_p50_s")
             words = f"On {store}, {part} of the {most} of even the slowest operating point are not the index"
             sentences.append(f"{words}: a search among as many rows in two dimensions takes as long.")
+            continue
+        shares = sorted(float(row["floor_p50_s"]) / float(row["search_latency_p50_s"]) for row in known)
+        between = share(shares[0]) if share(shares[0]) == share(shares[-1]) else f"{share(shares[0])} to {share(shares[-1])}"
+        if shares[-1] < MOSTLY:
+            words = f"On {store}, the index dominates the median latencies: a search among as many rows in two dimensions"
+            sentences.append(f"{words} takes {between} of them.")
+        elif shares[-1] <= 1:
+            sentences.append(f"On {store}, the floor, which no choice of index can lower, is {between} of the median latencies.")
     return sentences
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """A figure that some rows do not have, and why."""
+
+    figure: str
+    reason: str
+    rows: int
+
+
+def unmeasured(rows: Sequence[Row]) -> list[Unmeasured]:
+    """Return what could not be measured and why, what most rows miss first."""
+    found: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        if row["status"] == "ok":
+            for name, reason in by_name(row["reasons"]).items():
+                if name in SHOWN and row[name] is None:
+                    shown = SHOWN[name]
+                    found[f"{shown.group}: {shown.title}", reason] += 1
+    return [Unmeasured(figure, reason, n) for (figure, reason), n in found.most_common()]
 
 
 def _needed(rows: Sequence[Row], part: Part) -> bool:
@@ -166,14 +257,19 @@ def _figure(row: Row, name: str) -> str:
     return f"{words} {between}{WITHIN if is_within(row, name) else ''}".strip()
 
 
+def _overlapping(best: Row, rows: Sequence[Row], name: str) -> list[Row] | None:
+    """Return the other rows whose interval of a figure overlaps with the best one's; None where an interval is missing."""
+    others = [row for row in rows if row is not best]
+    if any(row[f"{name}_lo"] is None or row[f"{name}_hi"] is None for row in (best, *others)):
+        return None if others else []
+    return [row for row in others if row[f"{name}_lo"] <= best[f"{name}_hi"] and best[f"{name}_lo"] <= row[f"{name}_hi"]]
+
+
 def _alike(best: Row, rows: Sequence[Row], name: str, parts: Sequence[Part]) -> str:
     """Return which rows' intervals overlap with the best one's, as the end of a sentence."""
-    others = [row for row in rows if row is not best]
-    if not others:
-        return ""
-    if any(row[f"{name}_lo"] is None or row[f"{name}_hi"] is None for row in (best, *others)):
+    alike = _overlapping(best, rows, name)
+    if alike is None:
         return "; without intervals for all of them, the difference may be chance"
-    alike = [row for row in others if row[f"{name}_lo"] <= best[f"{name}_hi"] and best[f"{name}_lo"] <= row[f"{name}_hi"]]
     if not alike:
         return ""
     return f"; the interval overlaps with {_list([label(row, parts) for row in alike], most=3)}, so these cannot be told apart"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.report.rows import (
@@ -43,6 +43,15 @@ OF_SOME = frozenset((
     "store_build_s", "store_compact_s", "store_load_s", "store_wait_s", "server_rss_before_bytes", "server_rss_bytes",
 ))  # fmt: skip
 """Figures that only some loads and stores have; where no row has one, its column would say nothing."""
+EMBED_MAIN = frozenset((
+    "pipeline_per_s", "throughput_per_s", "batch_latency_p50_s", "query_embed_p50_s", "query_embed_p99_s", "load_s", "peak_rss_bytes",
+    "device_peak_bytes",
+))  # fmt: skip
+SEARCH_MAIN = frozenset((
+    "recall", "search_latency_p50_s", "search_latency_p99_s", "qps", "max_rate_at_p99_per_s", "errors", "ndcg_at_10", "ndcg_at_10_exact",
+    "floor_p50_s", "build_s", "index_bytes",
+))  # fmt: skip
+"""What a page shows at first; a reader chooses among all."""
 EMBED_BRIEF = ("pipeline_per_s", "throughput_per_s", "query_embed_p50_s", "peak_rss_bytes")
 SEARCH_BRIEF = ("recall", "search_latency_p50_s", "qps", "ndcg_at_10")
 """The few that fit a terminal of 80 columns."""
@@ -63,6 +72,10 @@ class Cell:
     note: str = ""
     """What a reader who wonders should be told: why it is null, or what it rests on."""
     sort: float | str | None = None
+    lo: float | None = None
+    hi: float | None = None
+    n: int | None = None
+    """The interval's ends and what it rests on, as numbers."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,12 @@ class Column:
     group: str = ""
     meaning: str = ""
     number: bool = False
+    name: str = ""
+    """The frame's column."""
+    scale: float = 1.0
+    """What the frame's value is multiplied by."""
+    shown: bool = True
+    """Whether a page shows it before a reader has chosen."""
 
     @property
     def heading(self) -> str:
@@ -87,6 +106,8 @@ class Table:
     common: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    absent: tuple[str, ...] = ()
+    """Why figures that no row has are missing, each heading and reason once; they have no column."""
 
     @property
     def within(self) -> bool:
@@ -102,7 +123,7 @@ class Table:
             for column, cell in row
             if column.number and column.group and cell.text == NULL
         }
-        return list(found)
+        return [*found, *self.absent]
 
 
 def embed_table(rows: Sequence[Row], figures: Sequence[str] = EMBED_FIGURES, *, merged: bool = False) -> Table:
@@ -115,13 +136,50 @@ def search_table(rows: Sequence[Row], figures: Sequence[str] = SEARCH_FIGURES, *
     return _table(rows, SEARCH_PARTS, (INDEX, SEARCH), figures, merged)
 
 
+def whole_embed_table(rows: Sequence[Row]) -> Table:
+    """Return everything known about some embed cells, a page's default columns marked."""
+    return _whole(rows, EMBED_PARTS, (MODEL, BATCH), EMBED_FIGURES, EMBED_MAIN)
+
+
+def whole_search_table(rows: Sequence[Row]) -> Table:
+    """Return everything known about some operating points, a page's default columns marked."""
+    return _whole(rows, SEARCH_PARTS, (INDEX, SEARCH), SEARCH_FIGURES, SEARCH_MAIN)
+
+
+def _whole(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], figures: Sequence[str], main: frozenset[str]) -> Table:
+    told = varying(rows, parts)
+    named = [*always, *(part for part in parts if part not in always and any(part.of(row) for row in rows))]
+    named += [part for part in told if part not in parts]
+    unreal = any(is_random(row) for row in rows)
+    identity = [
+        Column(part.title, number=part.number, name=part.column, shown=part in told or part in always or (part is MODEL and unreal))
+        for part in named
+    ]
+    units = {str(row["unit"]) for row in rows if row["unit"] is not None}
+    reasons = {name for text in {row["reasons"] for row in rows} for name in by_name(text)}
+    measured = {name for name in SHOWN if any(row[name] is not None for row in rows)}
+    kept = [name for name in (*figures, *(name for name in SHOWN if name not in figures)) if name in measured or name in reasons]
+    columns = [
+        *identity,
+        *(replace(_column(name, units), shown=name in main and name in measured) for name in kept),
+        Column("caveats", name="caveats", shown=any(row["caveats"] for row in rows)),
+    ]
+    cells = [(*(_part(row, part) for part in named), *(_cell(row, name) for name in kept), _caveats(row)) for row in rows]
+    return Table(tuple(constant(rows, [part for part in parts if part not in told and part not in always])), tuple(columns), tuple(cells))
+
+
 def _table(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], figures: Sequence[str], merged: bool) -> Table:
     told = varying(rows, parts)
     shown = [part for part in parts if part in told or part in always or (part is MODEL and any(is_random(row) for row in rows))]
     shown += [part for part in told if part not in parts]
-    kept = [
-        name for name in figures if any(row[name] is not None or (name not in OF_SOME and name in by_name(row["reasons"])) for row in rows)
-    ]
+    kept = [name for name in figures if any(row[name] is not None for row in rows)]
+    nowhere = [name for name in figures if name not in kept and name not in OF_SOME]
+    absent = dict.fromkeys(
+        f"{SHOWN[name].group} {SHOWN[name].title}: {reason}"
+        for name in nowhere
+        for row in rows
+        if (reason := by_name(row["reasons"]).get(name))
+    )
     units = {str(row["unit"]) for row in rows if row["unit"] is not None}
     caveats = not merged and any(row["caveats"] for row in rows)
     if merged:
@@ -136,7 +194,8 @@ def _table(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], f
         (*name, *(_cell(row, figure) for figure in kept), *([_caveats(row)] if caveats else []))
         for name, row in zip(names, rows, strict=True)
     ]
-    return Table(tuple(constant(rows, [part for part in parts if part not in shown])), tuple(columns), tuple(cells))
+    common = constant(rows, [part for part in parts if part not in shown])
+    return Table(tuple(common), tuple(columns), tuple(cells), tuple(absent))
 
 
 def _part(row: Row, part: Part) -> Cell:
@@ -162,7 +221,7 @@ def _index_in_two_builds(rows: Sequence[Row]) -> bool:
 def _column(name: str, units: set[str]) -> Column:
     shown = SHOWN[name]
     unit = f"{' or '.join(sorted(units))}/s" if name == "units_per_s" and units else shown.unit
-    return Column(shown.title, unit, shown.group, shown.meaning, number=True)
+    return Column(shown.title, unit, shown.group, shown.meaning, number=True, name=name, scale=shown.scale)
 
 
 def _cell(row: Row, name: str) -> Cell:
@@ -175,7 +234,7 @@ def _cell(row: Row, name: str) -> Cell:
     between = interval(name, value, lo, hi)
     notes = [_rests_on(name, int(n), reason)] if n else []
     notes += [reason] if reason else []
-    return Cell(number(name, value), f"{between}{WITHIN if within else ''}", "; ".join(notes), value)
+    return Cell(number(name, value), f"{between}{WITHIN if within else ''}", "; ".join(notes), value, lo, hi, int(n) if n else None)
 
 
 def is_within(row: Row, name: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from harness.records import Measured, Point, Record
 
@@ -17,6 +19,13 @@ def timing(value: float, unit: str = "s", *, spread: float = 0.05, n: int = 3) -
 
 def score(value: float, lo: float, hi: float, n: int = 500) -> Measured:
     return Measured(value, "ratio", "higher", lo, hi, n, "query")
+
+
+def latencies(name: str, median: float, *, processes: int = 3, n: int = 700, seed: int = 0) -> dict[str, Any]:
+    """Raw samples of some processes, each at a speed of its own, with a long tail as latencies have."""
+    rng = np.random.default_rng(seed)
+    speeds = median * np.exp(rng.normal(0, 0.03, processes))
+    return {f"{name}_{i}": speed * np.exp(np.abs(rng.normal(0, 0.3, n)) - 0.2) for i, speed in enumerate(speeds)}
 
 
 def missing(unit: str, reason: str) -> Measured:
@@ -126,7 +135,8 @@ def embed(named: str, dataset: str, batch_size: int, rate: float, key: str, *, n
         "peak_rss_bytes": timing(612e6, "bytes", spread=0.01, n=n),
         "device_peak_bytes": missing("bytes", "a CPU has no memory of its own"),
     }
-    return record("embed", named, dataset, key, batch_size=batch_size, metrics=metrics, **changes)
+    drawn = latencies("query_s", 0.0141, processes=n, seed=1) | latencies("batch_s", batch_size / rate, processes=n, n=48, seed=2)
+    return record("embed", named, dataset, key, batch_size=batch_size, metrics=metrics, **({"samples": drawn} | changes))
 
 
 def point(
@@ -163,7 +173,12 @@ def search(named: str, dataset: str, index: str, points: tuple[Point, ...], key:
         "ready_s": Measured(0.4, "s", "lower", n=1, replication="build", reason=one_build),
         "index_bytes": missing("bytes", "the store does not tell the size of an index"),
     }
-    return record("search", named, dataset, key, index=index, points=points, metrics=metrics, **changes)
+    drawn: dict[str, Any] = {}
+    for number, one in enumerate(points):
+        median = one.metrics["search_latency_p50_s"].value
+        if median is not None:
+            drawn |= latencies(f"latency_s_{number}", median, n=600, seed=number)
+    return record("search", named, dataset, key, index=index, points=points, metrics=metrics, **({"samples": drawn} | changes))
 
 
 def records() -> list[Record]:
@@ -232,3 +247,27 @@ def records() -> list[Record]:
             error="replicate 2 of 3 hung past timeout_s=600 in wait_ready; raise timeout_s or shrink dataset.corpus",
         ),
     ]
+
+
+def many(rows: int) -> Iterator[Record]:
+    """Records of so many rows: four rows a search cell, one an embed cell, as a large sweep leaves them."""
+    rng = np.random.default_rng(7)
+    made, number = 0, 0
+    while made < rows:
+        number += 1
+        key = f"{number:016x}{number % 60:02d}"
+        if number % 5 == 0 or rows - made < 4:
+            size = int(2 ** (number % 8))
+            made += 1
+            found = embed("minilm", "docstrings", size, 60 * size**0.4 * float(rng.uniform(0.9, 1.1)), key)
+            found.labels["model"] = f"model_{number // 40 if number % 5 == 0 else number}"  # type: ignore[index]
+            yield found
+            continue
+        index, slow = ("hnsw", "hnsw_sq", "ivf_flat", "ivf_sq8")[number % 4], float(rng.uniform(0.8, 1.6))
+        points = tuple(
+            point({"ef": ef}, 1 - 0.6 / ef * float(rng.uniform(0.7, 1.3)), 0.002 * slow * (1 + ef / 200), concurrency=clients)
+            for ef in (16, 128)
+            for clients in (1, 8)
+        )
+        yield search("minilm", "docstrings", index, points, key, build_params={"M": number})
+        made += len(points)

@@ -22,13 +22,15 @@ def folder(tmp_path):
     return tmp_path / "default"
 
 
-def test_four_files_are_written_and_nothing_else(folder):
+def test_six_files_are_written_and_nothing_else(folder):
     written = write_reports(str(folder))
     assert {kind: path.name for kind, path in written.items()} == {
         "html": "report.html",
         "markdown": "report.md",
         "csv": "results.csv",
         "parquet": "results.parquet",
+        "jsonl": "results.jsonl",
+        "benchmark": "benchmark.json",
     }
     assert {path.name for path in folder.iterdir()} == {"records", *(path.name for path in written.values())}
 

@@ -74,3 +74,9 @@ def test_a_sweep_over_devices_is_no_difference_and_names_the_accelerator():
     ]
     assert environment(found).differing == ()
     assert machines(found) == ["Example CPU @ 2.50GHz, 2 cores, 8 GiB, Example GPU"]
+
+
+def test_the_cells_under_each_value_are_named():
+    other = dict(examples.ENVIRONMENT, commit="fedc")
+    [found] = environment([embed(), embed("e02"), embed("e03", environment=other)]).differing
+    assert found.keys == (("e01", "e02"), ("e03",))

@@ -113,3 +113,46 @@ def test_cells_without_a_result_are_kept_apart_from_the_tables():
     found = rows_of(examples.records())
     assert {row["status"] for row in view.unfinished(found)} == {"skipped", "oom", "failed"}
     assert all(row["status"] == "ok" for section in view.sections(found) for row in (*section.embed, *section.search))
+
+
+def test_every_row_has_an_anchor_of_its_own_that_stays_the_same():
+    found = rows_of(examples.many(300))
+    anchors = [view.anchor(row) for row in found]
+    assert len(set(anchors)) == len(anchors)
+    assert anchors == [view.anchor(row) for row in rows_of(examples.many(300))]
+
+
+def test_a_front_of_a_rate_takes_the_higher_one():
+    rows = rows_of(
+        [
+            hnsw(
+                points=(
+                    examples.point({"ef": 16}, 0.9, 0.01),
+                    examples.point({"ef": 32}, 0.8, 0.02),
+                    examples.point({"ef": 64}, 0.99, 0.02),
+                )
+            )
+        ]
+    )
+    assert [row["recall"] for row in view.front(rows, "qps")] == [0.9, 0.99]
+
+
+def test_near_a_front_is_what_nobody_of_its_recall_beats_by_a_tenth():
+    latencies = {0.90: 0.0100, 0.91: 0.0108, 0.92: 0.0200, 0.95: 0.0104, 0.99: 0.0300}
+    points = tuple(examples.point({"ef": number}, recall, seconds) for number, (recall, seconds) in enumerate(latencies.items(), 1))
+    [section] = view.sections(rows_of([hnsw(points=points)]))
+    brute = {
+        recall
+        for recall, seconds in latencies.items()
+        if all(seconds <= 1.1 * other for better, other in latencies.items() if better >= recall)
+    }
+    assert {row["recall"] for row in section.search if id(row) in section.near} == brute == {0.90, 0.91, 0.95, 0.99}
+    assert {row["recall"] for row in section.search if id(row) in section.fronts} == {0.90, 0.95, 0.99}
+
+
+def test_of_too_many_rows_those_on_a_front_are_kept_in_their_order():
+    [section] = view.sections(rows_of(examples.many(300)))
+    kept = section.foremost(section.search, 40)
+    assert len(kept) == 40
+    assert [row for row in section.search if id(row) in set(map(id, kept))] == kept
+    assert {id(row) for row in section.search if id(row) in section.fronts} <= set(map(id, kept))

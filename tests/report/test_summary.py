@@ -5,7 +5,7 @@ import re
 from harness.frame import to_frame
 from harness.records import Measured, Point
 from harness.report.rows import plain, sections
-from harness.report.summary import findings, overview
+from harness.report.summary import best, findings, overview, unmeasured
 from tests.report import examples
 
 
@@ -99,3 +99,47 @@ def test_machines_are_not_ranked_against_each_other():
 def test_an_interval_within_one_process_is_marked_in_sentences():
     text = said(examples.embed("minilm", "docstrings", 1, 10.0, "e01", n=1), examples.embed("minilm", "docstrings", 8, 20.0, "e02", n=1))
     assert "]†" in text
+
+
+def bests(*records):
+    [section] = sections(plain(to_frame(records)))
+    return best(section)
+
+
+def test_the_fastest_at_each_recall_is_named_with_what_cannot_be_told_apart():
+    found = bests(hnsw(point(16, 0.90, 0.0100), point(64, 0.96, 0.0120), point(128, 0.97, 0.0121), point(256, 0.995, 0.0200)))
+    assert [(one.target, one.name, one.alike) for one in found] == [
+        ("recall@10 ≥ 0.90", "hnsw · ef=16", ""),
+        ("recall@10 ≥ 0.95", "hnsw · ef=64", "hnsw · ef=128"),
+        ("recall@10 ≥ 0.99", "hnsw · ef=256", ""),
+    ]
+    assert found[1].latency == "12.0 ms [11.9, 12.1]"
+    assert {one.context for one in found} == {""}
+
+
+def test_a_recall_that_nobody_reaches_is_said_with_the_highest():
+    last = bests(hnsw(point(16, 0.90, 0.010), point(64, 0.97, 0.012)))[-1]
+    assert (last.name, last.recall) == ("", "none; the highest is 0.970")
+
+
+def test_models_and_loads_are_told_apart_and_random_weights_are_no_candidate():
+    other = dict(examples.MODELS["minilm"], weights_fingerprint="other")
+    mpnet = hnsw(point(16, 0.99, 0.010), point(64, 0.999, 0.012), key="a02", model=other)
+    mpnet.labels["model"] = "mpnet"
+    unreal = hnsw(point(1, 1.0, 0.0001), point(2, 1.0, 0.0002), key="a03", model=dict(examples.MODELS["minilm"], weights="random"))
+    found = bests(hnsw(point(16, 0.99, 0.020), point(64, 0.999, 0.022)), mpnet, unreal)
+    assert [one.context for one in found] == ["minilm"] * 3 + ["mpnet"] * 3
+
+
+def test_where_the_index_dominates_that_is_said():
+    assert "On milvus_lite, the index dominates the median latencies" in said(hnsw(point(16, 0.90, 0.050), point(64, 0.96, 0.090)))
+    assert "takes 10 % to 18 % of them" in said(hnsw(point(16, 0.90, 0.050), point(64, 0.96, 0.090)))
+    assert "is 18 % to 92 % of the median latencies" in said(hnsw(point(16, 0.90, 0.010), point(64, 0.96, 0.050)))
+
+
+def test_what_was_not_measured_is_counted_by_reason():
+    found = unmeasured(plain(to_frame(examples.records())))
+    assert found[0].rows == max(one.rows for one in found)
+    told = {(one.figure, one.reason): one.rows for one in found}
+    assert told["Build: size", "the store does not tell the size of an index"] == 10
+    assert told["One query: p99", "300 samples, a 99th percentile needs 662"] == 4

@@ -3,7 +3,7 @@
 from harness.frame import to_frame
 from harness.records import Measured
 from harness.report.rows import plain
-from harness.report.tables import ABSENT, embed_table, search_table
+from harness.report.tables import ABSENT, embed_table, search_table, whole_embed_table, whole_search_table
 from tests.report import examples
 
 
@@ -41,7 +41,7 @@ def test_a_build_is_one_build_and_not_one_process():
 
 
 def test_a_null_is_a_dash_with_its_reason_and_sorts_as_nothing():
-    cells = cells_of([examples.embed("minilm", "docstrings", 8, 100.0, "e01")], embed_table)
+    cells = cells_of([examples.embed("minilm", "docstrings", 8, 100.0, "e01")], whole_embed_table)
     p99 = cells["One query p99 (ms)"]
     assert (p99.text, p99.note, p99.sort) == ("–", "300 samples, a 99th percentile needs 662", None)
 
@@ -55,6 +55,23 @@ def test_a_figure_that_only_other_rows_have_says_so():
 def test_columns_that_nobody_measured_are_left_out():
     bare = examples.record("embed", "minilm", "docstrings", "e01", metrics={"load_s": Measured(1.0, "s", "lower")})
     assert [column.title for column in embed_table(plain(to_frame([bare]))).columns] == ["model", "batch size", "load"]
+
+
+def test_a_figure_that_no_row_has_is_no_column_but_its_reason_is_told():
+    table = embed_table(plain(to_frame([examples.embed("minilm", "docstrings", 8, 100.0, "e01")])))
+    assert "device" not in [column.title for column in table.columns if column.group]
+    assert "Memory device: a CPU has no memory of its own" in table.nulls()
+
+
+def test_the_whole_table_has_every_figure_and_shows_the_main_ones_that_somebody_measured():
+    table = whole_search_table(plain(to_frame([record for record in examples.records() if record.key in ("a05", "b06")])))
+    columns = {column.name: column for column in table.columns}
+    assert columns["recall"].shown
+    assert columns["search_params"].shown
+    assert not columns["recall_strict"].shown
+    assert not columns["index_bytes"].shown, "the store does not tell it"
+    assert not columns["store"].shown, "all rows have the same"
+    assert len({len(row) for row in table.rows} | {len(table.columns)}) == 1
 
 
 def test_the_modalitys_own_unit_is_named():

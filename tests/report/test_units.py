@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.frame import FIGURES
-from harness.report import figures, markdown, rows, units
+from harness.report import axis, markdown, rows, units
 
 
-@pytest.mark.parametrize("module", [units, rows, figures, markdown], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [units, rows, axis, markdown], ids=lambda module: module.__name__)
 def test_the_examples_in_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
