@@ -251,7 +251,7 @@ def _unmeasurable(cell: GateCell, settings: GateSettings, base: dict[str, Any] |
     else:
         verdict = "ERROR"
     words = "; ".join(f"{arm}: {side}" for arm, side in (("base", base), ("head", head)) if isinstance(side, SideError))
-    titles = next((side["titles"] for side in (base, head) if not isinstance(side, SideError)), {})
+    titles: Mapping[str, str] = next((side["titles"] for side in (base, head) if not isinstance(side, SideError)), {})
     return [
         _without_number(
             f"{titles[part]} ({cell.name})" if (part := needed_parts([metric])[0]) in titles else cell.name,
@@ -523,9 +523,9 @@ class _Round:
         asked: dict[str, Any] = {"cell": name, "metric": metric, "point": point}
         try:
             base = self._processes["base"]
-            least = int(self._settings.block_ms * 1e6)
+            least = {"least_ns": int(self._settings.block_ms * 1e6), "clock": int(cases[0].key in self._compared.guarded)}
             times = self._cells.times(
-                cases[0], metric, lambda: int(base.ask("calibrate", **self._own(name, "base", asked), least_ns=least)["times"])
+                cases[0], metric, lambda: int(base.ask("calibrate", **self._own(name, "base", asked), **least)["times"])
             )
         except SideError as error:
             self._fault(name, "base", error)

@@ -68,14 +68,14 @@ class GateSettings:
         Metric to another floor or target than its kind has (`harness.gate.kinds`).
     """
 
-    cells: Mapping[str, Mapping[str, Any]]
+    cells: Any
     common: str = ""
     budget: str = "5m"
     threads: int = 1
     blocks: int = 8
     block_ms: float = 10.0
     seed: int = 0
-    memory: bool = True
+    memory: Any = True
     floors: Mapping[str, float] = field(default_factory=dict)
     targets: Mapping[str, float] = field(default_factory=dict)
 
@@ -158,7 +158,7 @@ def open_settings(name: str, *, config_dirs: Sequence[str] = ()) -> GateSettings
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     from harness.build import build
     from harness.settings import CONF, options

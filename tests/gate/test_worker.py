@@ -50,7 +50,7 @@ def test_a_worker_measures_what_its_own_source_says_by_turns(process, planned):
     took = one.ask("load", cell="words")["took"]
     assert set(took) == {"load_s", "insert_s", "build_s"}
     one.ask("settle")
-    times = one.ask("calibrate", cell="words", metric="search_s", least_ns=2_000_000, point=planned["points"][0])["times"]
+    times = one.ask("calibrate", cell="words", metric="search_s", least_ns=2_000_000, clock=1, point=planned["points"][0])["times"]
     assert times > 1
     for metric, point, units in (("search_s", planned["points"][0], times), ("forward_s", None, 2 * times), ("query_embed_s", None, times)):
         answer = one.ask("block", cell="words", metric=metric, times=times, point=point)
