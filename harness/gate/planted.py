@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -165,6 +166,7 @@ KERNELS: Final[Mapping[str, Callable[[], Loop]]] = {
 
 def serve() -> None:
     """Answer lines ``kernel loops`` with ``wall cpu`` in nanoseconds, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer; it then closes the pipe
     kernels = {name: make() for name, make in KERNELS.items()}
     gc.freeze()
     gc.disable()

@@ -92,25 +92,17 @@ class SelfTest:
     """Verdicts on 5 % more work, one a case."""
     false_gates: int = 0
     rivals: dict[str, list[int]] = field(default_factory=dict)
-    """For each rival rule: rounds with a false alarm, false alarms, regressions found; of `rival_rounds` rounds with all kernels each."""
-    rival_rounds: int = 0
+    """For each other rule: gates judged, gates with a false alarm, false alarms, regressions found."""
 
     @property
     def rows(self) -> list[Row]:
         """The rates of this gate first, then of the others."""
-        cases = self.gates * self.kernels
-        ours = Row(
-            "this gate",
-            *(
-                Rate(*pair)
-                for pair in ((self.false_gates, self.gates), (self.again["REGRESSION"], cases), (self.head["REGRESSION"], cases))
-            ),
-        )
-        tried, single = self.rival_rounds, self.rival_rounds * self.kernels
-        return [
-            ours,
-            *(Row(name, Rate(seen[0], tried), Rate(seen[1], single), Rate(seen[2], single)) for name, seen in self.rivals.items()),
-        ]
+        ours = [self.gates, self.false_gates, self.again["REGRESSION"], self.head["REGRESSION"]]
+        rows = []
+        for name, (gates, false_gates, false_cases, found) in {"this gate": ours, **self.rivals}.items():
+            cases = gates * self.kernels
+            rows.append(Row(name, Rate(false_gates, gates), Rate(false_cases, cases), Rate(found, cases)))
+        return rows
 
     def table(self) -> Table:
         """Return the rates as a table."""
@@ -133,8 +125,8 @@ class SelfTest:
             f"Unchanged code: {unchanged}. With {ARMS['head']} % more work, besides regressions: {rest}.\n"
             f"{self.rounds} rounds in {in_words(self.seconds)}; load average {self.load_before:.1f} before and "
             f"{self.load_after:.1f} after, on {os.cpu_count()} processors (the self-test itself keeps about one of them busy).\n"
-            f"Rates: number of trials, and interval of Clopper and Pearson at {CONFIDENCE:.0%}. The other rules see one process a side and "
-            f"round, taken in alternation, which is kinder to them than two separate runs."
+            f"Rates: number of trials, and interval of Clopper and Pearson at {CONFIDENCE:.0%}. The samples of both sides were "
+            f"taken in alternation, which is kinder to the other rules than the two separate runs that they usually compare."
         )
 
 
@@ -231,13 +223,16 @@ def _sequence(
 
 
 def _ask_rivals(rounds: Sequence[Round], seen: SelfTest) -> None:
-    """Count what the other rules say on rounds in which every kernel and arm was measured: wall time, which is what they look at."""
+    """Count what the other rules say on rounds in which every kernel and arm was measured, in wall time, which is what they look at.
+
+    Once on each round, as they are used, with one process a side; and once on all of the gate's first rounds, which they do not ask for.
+    """
     samples = np.array([[times[kernel] for kernel in sorted(times)] for times in rounds], dtype=np.float64)[..., 0]
-    arm = {name: samples[:, :, position] for position, name in enumerate(ARMS)}
-    seen.rival_rounds += len(rounds)
-    for name, rule in RIVALS.items():
-        alarms, finds = rule(arm["base"], arm["again"]), rule(arm["base"], arm["head"])
-        counts = seen.rivals.setdefault(name, [0, 0, 0])
-        counts[0] += int(alarms.any(axis=1).sum())
-        counts[1] += int(alarms.sum())
-        counts[2] += int(finds.sum())
+    pooled = samples.transpose(1, 2, 0, 3).reshape(1, samples.shape[1], len(ARMS), -1)
+    for how, given in (("one round", samples), (f"{len(rounds)} rounds pooled", pooled)):
+        arm = {name: given[:, :, position] for position, name in enumerate(ARMS)}
+        for name, rule in RIVALS.items():
+            alarms, finds = rule(arm["base"], arm["again"]), rule(arm["base"], arm["head"])
+            counts = seen.rivals.setdefault(f"{name}, {how}", [0, 0, 0, 0])
+            for place, more in enumerate((len(given), alarms.any(axis=1).sum(), alarms.sum(), finds.sum())):
+                counts[place] += int(more)

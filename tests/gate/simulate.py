@@ -10,6 +10,7 @@ left out.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import pandas as pd
 from harness.gate.decide import LOOKS, confirm, decide, second_alpha
 from harness.gate.kinds import KINDS
 from harness.gate.outcome import Decision
+from harness.gate.rivals import RIVALS
 
 ROUNDS = Path(__file__).with_name("rounds.parquet")
 KIND = KINDS["forward_s"]
@@ -128,8 +130,26 @@ def gates(series: str, *, changed: bool, percent: float = 5.0, count: int = 2000
     return Seen(count, blamed, verdicts, used / verdicts.total(), suspected)
 
 
+def rivals(series: str, pooled: int) -> dict[str, tuple[float, float, float]]:
+    """Return what other rules say on the same rounds: shares of gates of 24 unchanged cases, of such cases, of changed cases flagged.
+
+    Each sees the wall times of so many rounds pooled (with 1: one process a side, as they are used); three groups of rounds times the eight
+    kernels make a gate.
+    """
+    arms = blocks(series, "wall")
+    kernels, count, _ = arms["base"].shape
+    used = count - count % (pooled * WINDOWS)
+    samples = {arm: times[:, :used].reshape(kernels, used // pooled, -1) for arm, times in arms.items()}
+    said = {}
+    for name, rule in RIVALS.items():
+        alarms, finds = rule(samples["base"], samples["again"]), rule(samples["base"], samples["head"])
+        blamed = alarms.reshape(kernels, -1, WINDOWS).any(axis=(0, 2))
+        said[name] = float(blamed.mean()), float(alarms.mean()), float(finds.mean())
+    return said
+
+
 def main() -> None:
-    """Print the operating characteristic."""
+    """Print the operating characteristic, and that of other rules."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     print("| series | clock | change | gates blamed | REGRESSION | PASS | INCONCLUSIVE | IMPROVED | rounds a case |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
@@ -139,6 +159,10 @@ def main() -> None:
                 seen = gates(series, changed=percent > 0, percent=percent, count=count, clock=clock)
                 shares = " | ".join(f"{seen.share(verdict):.2%}" for verdict in ("REGRESSION", "PASS", "INCONCLUSIVE", "IMPROVED"))
                 print(f"| {series} | {clock} | +{percent} % | {seen.blamed / seen.gates:.2%} | {shares} | {seen.rounds:.1f} |", flush=True)
+    print("\n| series | rule | rounds pooled | gates of 24 blamed | cases blamed | +5 % found |\n|---|---|---:|---:|---:|---:|")
+    for series, pooled in itertools.product(("quiet", "hogged"), (1, LOOKS[0])):
+        for name, shares in rivals(series, pooled).items():
+            print(f"| {series} | {name} | {pooled} | {' | '.join(f'{share:.1%}' for share in shares)} |")
 
 
 if __name__ == "__main__":

@@ -427,6 +427,15 @@ def test_quality_is_judged_by_scipys_paired_test_over_queries():
     assert decision.p == pytest.approx(stats.ttest_rel(head.mean(axis=0), base.mean(axis=0), alternative="less").pvalue)
 
 
+def test_a_loss_of_the_margin_passes_no_more_often_than_alpha():
+    """One query in ten loses 0.1, one in twenty gains it; bound of alpha plus three standard errors."""
+    generator = np.random.default_rng(9)
+    trials, base = 200, np.full(1000, 0.8)
+    draws = (generator.choice([-0.1, 0.1, 0.0], 1000, p=[0.1, 0.05, 0.85]) for _ in range(trials))
+    passed = sum(quality(base, base + drawn, BUILDS).verdict == "PASS" for drawn in draws)
+    assert passed <= trials * 0.01 + 3 * math.sqrt(trials * 0.01 * 0.99)
+
+
 def test_a_hundred_queries_that_all_agree_do_not_prove_a_small_margin():
     same = np.full(100, 0.9)
     assert quality(same, same, BUILDS).verdict == "INCONCLUSIVE"

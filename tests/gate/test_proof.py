@@ -53,6 +53,13 @@ def test_the_larger_the_change_the_more_often_it_is_found(slower):
     assert found[0] < found[1] < slower["quiet"].share("REGRESSION")
 
 
+@pytest.mark.parametrize("pooled", [1, 10])
+@pytest.mark.parametrize("series", ["quiet", "hogged"])
+def test_on_the_same_rounds_no_other_rule_keeps_both_promises(series, pooled):
+    for rule, (gates_blamed, _, found) in simulate.rivals(series, pooled).items():
+        assert gates_blamed > 0.01 or found < 0.85, rule
+
+
 @pytest.mark.parametrize("series", ["quiet", "hogged"])
 def test_the_data_hold_as_many_independent_windows_as_is_said(series):
     kernels, count = simulate.rounds(series, "base", "again").shape
