@@ -72,11 +72,12 @@ def families_of(option: str, config_dirs: Sequence[str] = ()) -> tuple[tuple[str
 
 
 def described(group: str, config_dirs: Sequence[str] = ()) -> dict[str, str]:
-    """Return a group's options with the comment on the first line of each one's YAML."""
+    """Return a group's options with the comment on the first line of each one's YAML, Hydra's own header left out."""
     found: dict[str, str] = {}
     for folder in [CONF, *(Path(folder) for folder in config_dirs)]:
         for path in sorted((folder / group).glob("*.yaml")):
-            first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+            lines = path.read_text(encoding="utf-8").splitlines()
+            first = next((line for line in lines if not line.startswith("# @")), "")  # which is for Hydra
             found.setdefault(path.stem, first.lstrip("# ").strip() if first.startswith("#") else "")
     return found
 
