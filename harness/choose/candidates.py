@@ -4,6 +4,9 @@ The two belong together where everything that decides about the vectors is equal
 the data) and both were measured on one machine with as many threads. What may not compete is left out and named, with the reason: vectors
 of random weights, cells without a result, requests that were not kept up with, other work (filters, several queries a request).
 One choice is of one dataset, one machine and one k; another choice is another question.
+
+Embed cells that differ in their batch size alone measure the same single queries. They share the samples of the latest of them, so that a
+batch size is chosen for what it does to documents and memory, and not for the luck of its queries.
 """
 
 from __future__ import annotations
@@ -57,6 +60,11 @@ class Candidate:
     def key(self) -> str:
         """Names it in files: the cells' keys and the operating point's number."""
         return f"{self.embed.key if self.embed else 'given'}+{self.search.key}.{self.number}"
+
+    @property
+    def serving(self) -> tuple[Any, ...]:
+        """What decides about queries: all but the batch size, in which documents alone are embedded."""
+        return (self.search.key, self.number, _serving(self.embed) if self.embed else None)
 
     @property
     def queries(self) -> tuple[Any, ...]:
@@ -134,6 +142,12 @@ def _where(record: Record) -> str:
 
 def _made_from(record: Record) -> str:
     return digest({name: record.settings.get(name) for name in MADE_FROM})
+
+
+def _serving(embed: Record) -> str:
+    """Return what decides about how an embed cell's queries are embedded: all but its batch size."""
+    settings = {name: value for name, value in embed.settings.items() if name not in ("batch_size", "embed_items")}
+    return digest(json.loads(json.dumps([embed.labels, settings, _where(embed)], default=str)))
 
 
 def _fit(records: Sequence[Record], left_out: dict[tuple[str, str], None]) -> tuple[list[Record], list[Record]]:
@@ -220,8 +234,10 @@ def _paired(
         return kept[record.key]
 
     by_work: dict[tuple[str, str], list[Record]] = {}
-    for record in embeds:
+    asked: dict[str, Record] = {}
+    for record in sorted(embeds, key=lambda record: record.started_at):
         by_work.setdefault((_made_from(record), _where(record)), []).append(record)
+        asked[_serving(record)] = record
     used = set()
     for record, number in points:
         given = record.model.get("weights") == "given"
@@ -233,7 +249,7 @@ def _paired(
             ] = None
         for embed in partners:
             used.add(embed.key if embed else None)
-            yield candidate(embed, record, number, samples_of(embed) if embed else {}, samples_of(record))
+            yield candidate(embed, record, number, samples_of(asked[_serving(embed)]) if embed else {}, samples_of(record))
     datasets = {record.data.get("fingerprint") for record, _ in points}
     for record in embeds:
         if record.key not in used and record.data.get("fingerprint") in datasets:
@@ -304,15 +320,23 @@ def _load(candidate: Candidate) -> str:
 
 _ALWAYS: tuple[Callable[[Candidate], str], ...] = (
     lambda c: str(c.search.labels.get("model")) if c.embed else "given vectors",
-    lambda c: f"{c.search.labels.get('index')} {parameters(c.search.labels.get('build_params'))}".strip(),
+    lambda c: str(c.search.labels.get("index")),
     lambda c: parameters(c.point.search_params),
 )
+
+
+def _build(candidate: Candidate) -> str:
+    return parameters(candidate.search.labels.get("build_params"))
+
+
 _PARTS: tuple[Callable[[Candidate], str], ...] = (
     _ALWAYS[0],
     lambda c: str(c.search.settings.get("dtype", "")),
     lambda c: str(c.embed.labels.get("device", "")) if c.embed else "",
     lambda c: f"batch {c.embed.settings.get('batch_size')}" if c.embed else "",
-    *_ALWAYS[1:],
+    _ALWAYS[1],
+    _build,
+    _ALWAYS[2],
     lambda c: str(c.search.labels.get("store", "")),
     lambda c: f"stored as {c.search.settings['vector_type']}" if c.search.settings.get("vector_type", "fp32") != "fp32" else "",
     lambda c: str(c.search.settings.get("metric", "")),
@@ -324,6 +348,9 @@ _PARTS: tuple[Callable[[Candidate], str], ...] = (
 def _named(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Give each candidate a name made of what some of them differ in, and for those still alike of the settings that tell them apart."""
     shown = [part for part in _PARTS if part in _ALWAYS or len({part(one) for one in candidates}) > 1]
+    builds = {(one.search.labels.get("index"), _build(one)) for one in candidates}
+    if len(builds) == len({index for index, _ in builds}):  # an index's name says how it was built
+        shown = [part for part in shown if part is not _build]
     names = [" · ".join(words for part in shown if (words := part(one))) for one in candidates]
     alike: dict[str, list[int]] = {}
     for i, name in enumerate(names):

@@ -66,7 +66,10 @@ def run(
         from harness.choose.verify import verified
 
         answer = replace(
-            answer, verified=tuple(verified(folder, [one.candidate for one in answer.choice.qualified[:2]], config_dirs=config_dirs))
+            answer,
+            verified=tuple(
+                verified(folder, [one for one in (answer.choice.winner, answer.choice.rival) if one is not None], config_dirs=config_dirs)
+            ),
         )
     answer = write(folder, answer)
     show.print_answer(answer, Console())

@@ -1,7 +1,8 @@
 """Which candidate to take, why each other one lost, and how sure that is.
 
 A candidate qualifies when every constraint holds by the bound of its interval and its objective is known. The best of those by the
-objective wins; equal ones are told apart by quality, then by latency, then by name, so that the answer does not depend on the order.
+objective wins; equal ones are told apart by quality, by how fast documents are embedded, by latency, by name, so that the answer does
+not depend on the order.
 Nothing here reads a file or a clock: the same figures always give the same choice.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness.choose.candidates import Candidate
@@ -95,6 +96,12 @@ class Choice:
         return self.verdicts[0].candidate if self.verdicts and self.verdicts[0].state == "chosen" else None
 
     @property
+    def rival(self) -> Candidate | None:
+        """The best that qualifies and answers queries in another way than the winner: not only at another batch size."""
+        others = (one.candidate for one in self.qualified[1:])
+        return next((one for one in others if self.winner is not None and one.serving != self.winner.serving), None)
+
+    @property
     def qualified(self) -> list[Verdict]:
         """Those that meet every constraint, best first."""
         return [one for one in self.verdicts if one.state in ("chosen", "beaten")]
@@ -126,13 +133,14 @@ def choose(candidates: Sequence[Candidate], requirements: Sequence[Requirement],
             verdicts.append(Verdict(one, "beaten", judgements, on_front=one in front, why=why))
     lost = [_lost(one, judgements, objective) for one, judgements in others]
     verdicts += sorted(lost, key=lambda verdict: (_distance(verdict), objective.rank(verdict.candidate), verdict.candidate.name))
-    doubt = _doubt(qualified[0][0], qualified[1][0], objective) if len(qualified) > 1 else ""
-    return Choice(objective, tuple(requirements), tuple(verdicts), quality, doubt)
+    found = Choice(objective, tuple(requirements), tuple(verdicts), quality)
+    return found if found.winner is None or found.rival is None else replace(found, doubt=_doubt(found.winner, found.rival, objective))
 
 
-def _ties(candidate: Candidate, quality: str) -> tuple[float, float, str, str]:
+def _ties(candidate: Candidate, quality: str) -> tuple[float, float, float, str, str]:
     score, latency = candidate.figures[quality].value, candidate.figures["latency_p50_s"].value
-    return (-(score or 0.0), math.inf if latency is None else latency, candidate.name, candidate.key)
+    documents = candidate.figures["pipeline_per_s"].value if "pipeline_per_s" in candidate.figures else None
+    return (-(score or 0.0), -(documents or 0.0), math.inf if latency is None else latency, candidate.name, candidate.key)
 
 
 def _worth(candidate: Candidate, objective: Objective, quality: str) -> tuple[float, float] | None:
@@ -149,7 +157,12 @@ def _front(candidates: Sequence[Candidate], objective: Objective, quality: str) 
 
 
 def _beaten(one: Candidate, winner: Candidate, front: Sequence[Candidate], objective: Objective, quality: str) -> str:
+    if one.serving == winner.serving and objective.rank(one) == objective.rank(winner):
+        documents = f"{said(one, 'pipeline_per_s')} documents instead of {said(winner, 'pipeline_per_s')}"
+        return f"answers queries as the chosen one does and embeds {documents}"
     behind = f"{objective.title} {objective.said(one)}, the chosen one has {objective.said(winner)}"
+    if one in front and _worth(one, objective, quality) == _worth(winner, objective, quality):
+        return f"{behind}; equal in {_title(quality)} too"
     if one in front:
         other = "latency_p50_s" if objective.figure == quality else quality
         return f"{behind}; on the front: {_title(other)} {said(one, other)} instead of {said(winner, other)}"

@@ -51,7 +51,12 @@ class Requirement:
     """Whether the figure is measured once and has no interval, so that itself is judged (memory)."""
 
     def __str__(self) -> str:
-        return f"{self.title} {'≥' if self.least else '≤'} {written(self.figure, self.limit)}"
+        return f"{self.title} {'≥' if self.least else '≤'} {self.shown}"
+
+    @property
+    def shown(self) -> str:
+        """The limit as a person reads it, a score with all its digits."""
+        return f"{self.limit:g}" if self.least else written(self.figure, self.limit)
 
     def judge(self, figure: Measured) -> Judgement:
         """Say whether the constraint holds for a figure, by the bound of its interval."""
@@ -61,7 +66,7 @@ class Requirement:
         lo, hi = (figure.value, figure.value) if self.once else (None, None) if within else (figure.lo, figure.hi)
         said = f"{self.title} {written(self.figure, figure.value)}{between(self.figure, figure)}"
         sign = "<" if self.least else ">"
-        limit = written(self.figure, self.limit)
+        limit = self.shown
         wrong = figure.value < self.limit if self.least else figure.value > self.limit
         miss = abs(figure.value - self.limit) / max(abs(self.limit), 1e-300) if wrong else 0.0
         worst, best = (lo, hi) if self.least else (hi, lo)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.choose.candidates import Candidate, Field
+from harness.choose.cost import FIGURES
 from harness.choose.decide import Choice, Verdict
 from harness.choose.require import between, written
 from harness.records import Measured
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SHOWN_LOSERS = 12
 """Of the candidates that lost, so many stand on the terminal; Markdown has `LISTED_LOSERS`, JSON all of them."""
 LISTED_LOSERS = 100
+_NAME_WIDTH = 18
+"""Least width of a configuration's name on the terminal, where columns that do not fit are left to choice.md."""
 COLUMNS = {
     "recall": "recall",
     "ndcg_at_10": "nDCG@10",
@@ -81,20 +84,22 @@ def notes(answer: Answer) -> list[str]:
     return [*found, *answer.verified]
 
 
-def _row(one: Verdict) -> list[str]:
-    figures = one.candidate.figures
+def _row(one: Verdict, columns: Sequence[str]) -> list[str]:
     cells = [one.candidate.name]
-    for figure in _columns([one]):
-        found: Measured = figures[figure]
-        cells.append(NULL if found.value is None else f"{written(figure, found.value)}{between(figure, found)}")
+    for figure in columns:
+        found: Measured = one.candidate.figures[figure]
+        words = NULL if found.value is None else f"{written(figure, found.value)}{between(figure, found)}"
+        cells.append(words.replace("/s", ""))
     return cells
 
 
-def _columns(verdicts: Sequence[Verdict]) -> list[str]:
-    costs = [
-        name for name in ("cost_per_million_items", "cost_per_million_queries", "cost_per_month") if name in verdicts[0].candidate.figures
+def _columns(verdicts: Sequence[Verdict], costs: Sequence[str] = FIGURES) -> list[str]:
+    """Return the figures that some of them have."""
+    return [
+        name
+        for name in (*COLUMNS, *costs)
+        if any(name in one.candidate.figures and one.candidate.figures[name].value is not None for one in verdicts)
     ]
-    return [*COLUMNS, *costs]
 
 
 def _headings(columns: Sequence[str], currency: str) -> list[str]:
@@ -107,10 +112,14 @@ def _headings(columns: Sequence[str], currency: str) -> list[str]:
 
 
 def _front(choice: Choice) -> list[Verdict]:
-    """Return what stands in the table: the chosen one and the front, by rising quality; where none qualifies, the nearest five."""
+    """Return what stands in the table: the chosen one and the front, one batch size of each; where none qualifies, the nearest five."""
     if choice.winner is None:
         return list(choice.verdicts[:5])
-    return [one for one in choice.verdicts if one.on_front or one.state == "chosen"]
+    front: dict[Any, Verdict] = {}
+    for one in choice.verdicts:
+        if one.on_front or one.state == "chosen":
+            front.setdefault(one.candidate.serving, one)
+    return list(front.values())
 
 
 # ------------------------------------------------------------------------------------------ terminal
@@ -135,16 +144,19 @@ def print_answer(answer: Answer, console: Console) -> None:
     for note in notes(answer):
         line(note, indent=2)
     shown = _front(choice)
-    columns = _columns(shown)
+    columns = _columns(shown, [choice.objective.figure] if choice.objective.name == "cost" else [])
     console.print()
     line("The front: no other that qualifies is better in both" if choice.winner else "The nearest", "bold")
+    columns = list(dict.fromkeys([choice.objective.figure, *columns])) if choice.winner else columns
+    rows = [[cell.replace(" [", "\n[") for cell in _row(one, columns)] for one in shown]
+    widths = [max(len(line) for row in rows for line in row[place].splitlines()) for place in range(1, len(columns) + 1)]
+    fitting = next(n for n in range(len(columns), -1, -1) if n <= 1 or _NAME_WIDTH + sum(widths[:n]) + 3 * n <= console.width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
-    for number, heading in enumerate(["configuration", *_headings(columns, answer.currency)]):
-        table.add_column(heading, justify="right" if number else "left", overflow="fold")
-    for one in shown:
-        mark = "→ " if one.state == "chosen" else "  "
-        cells = _row(one)
-        table.add_row(printable(mark + cells[0]), *(cell.replace(" [", "\n[") for cell in cells[1:]))
+    table.add_column("configuration", overflow="fold", min_width=_NAME_WIDTH)
+    for heading, width in zip(_headings(columns[:fitting], answer.currency), widths, strict=False):
+        table.add_column(heading, justify="right", min_width=width, overflow="fold")
+    for one, row in zip(shown, rows, strict=True):
+        table.add_row(printable(("→ " if one.state == "chosen" else "  ") + one.candidate.name), *row[1 : fitting + 1])
     console.print(table)
     losers = [one for one in choice.verdicts if one.why]
     if losers:
@@ -182,7 +194,7 @@ def markdown(answer: Answer) -> str:
     lines += ["| configuration | " + " | ".join(map(text, _headings(columns, answer.currency))) + " |"]
     lines += ["|---|" + "---:|" * len(columns)]
     for one in shown:
-        cells = _row(one)
+        cells = _row(one, columns)
         name = f"**{text(cells[0])}**" if one.state == "chosen" else text(cells[0])
         lines.append(f"| {name} | " + " | ".join(cells[1:]) + " |")
     lines += ["", INTERVALS, ""]

@@ -1,5 +1,7 @@
 """Records and samples that look like real ones, made of stated numbers; none is a measurement."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from harness.choose.candidates import Candidate
@@ -125,7 +127,7 @@ def candidate(name, *, recall=(0.96, 0.95, 0.97), ndcg=None, p50=0.010, p99=None
         "memory_bytes": Measured(memory, "bytes", "lower", n=1, reason="measured once" if memory else "not measured here"),
         "pipeline_per_s": of(100.0, "items/s", "higher"),
     }
-    return Candidate(EMBED, SEARCH, 0, figures, pairs or {}, scores or {}, name)
+    return Candidate(EMBED, replace(SEARCH, key=name), 0, figures, pairs or {}, scores or {}, name)
 
 
 EMBED, SEARCH = embed(), search()

@@ -150,6 +150,15 @@ def test_a_server_s_memory_stands_for_that_of_an_index_out_of_this_process(tmp_p
     assert found.candidates[0].figures["memory_bytes"].value == 2.5e9
 
 
+def test_batch_sizes_share_the_latest_samples_of_single_queries(tmp_path):
+    early = embed("e0", batch_size=1, query_s=0.020, started_at="2026-11-02T09:00:00.000000Z")
+    late = embed("e1", batch_size=32, query_s=0.010, started_at="2026-11-02T11:00:00.000000Z")
+    alone = gather(folder(tmp_path / "alone", late, search())).candidates[0].pairs["latency_p50_s"]
+    found = gather(folder(tmp_path / "both", early, late, search())).candidates
+    assert {one.embed.key for one in found} == {"e0", "e1"}
+    assert all(one.pairs["latency_p50_s"] == alone for one in found)
+
+
 def test_per_query_scores_come_along(tmp_path):
     recalls = np.linspace(0, 1, 300)
     field = gather(folder(tmp_path, embed(), search(samples={"recall_0": recalls})))

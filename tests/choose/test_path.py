@@ -15,7 +15,7 @@ TIMES = st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=40)
 
 
 @given(TIMES, TIMES, st.sampled_from([0.01, 0.5, 0.9, 0.95, 0.99, 1.0]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_percentile_is_that_of_all_sums(a, b, q):
     sums = np.sort(np.add.outer(np.array(a), np.array(b)).ravel())
     found = quantile_of_sums(np.array(a), np.array(b), q)
