@@ -13,6 +13,7 @@ from scipy import stats
 from harness.gate.decide import (
     LOOKS,
     confirm,
+    control_alpha,
     decide,
     exact,
     harrell_davis,
@@ -247,6 +248,13 @@ def test_two_independent_measurements_bound_the_whole_gate():
     assert second_alpha(24) == pytest.approx(0.0417, abs=1e-4)
     assert second_alpha(1) == 0.05
     assert all(cases * 0.01 * second_alpha(cases) <= 0.01 + 1e-12 for cases in (1, 2, 24, 500))
+
+
+def test_a_control_of_many_cases_looked_at_both_ways_stays_within_the_bound():
+    assert all(2 * cases * control_alpha(cases) == pytest.approx(0.01) for cases in (1, 24, 500))
+    steady = decide(np.linspace(-0.01, 0.011, 20), SECONDS, alpha=control_alpha(24), last=True)
+    assert steady.verdict == "PASS"
+    assert decide(np.linspace(0.04, 0.06, 20), SECONDS, alpha=control_alpha(24), last=True).verdict == "REGRESSION"
 
 
 # -------------------------------------------------------------------------------- the second measurement
