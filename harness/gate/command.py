@@ -80,7 +80,8 @@ def gate_command(options: Options) -> int:
             console().print("interrupted before there was a round", highlight=False)
             return _INTERRUPTED
     folder = Path(options.out) if options.out else Path("results/gate") / datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
-    written = write_artefacts(outcome, folder)
+    trend = None if options.out else folder.parent / "trend.csv"  # one series over gates, each of which has a folder of its own
+    written = write_artefacts(outcome, folder, trend=trend)
     print_outcome(outcome, Console())
     told = console()
     for path in written.values():
