@@ -171,7 +171,7 @@ def _note_use(kind: str, key: str) -> None:
                     _forget_the_dead(here)
                     handle = tempfile.NamedTemporaryFile("w", prefix=f"{os.getpid()}-", dir=here / _IN_USE, delete=False)  # noqa: SIM115
                     fcntl.flock(handle, fcntl.LOCK_EX)  # which the system takes away when this process ends, however it does
-                    own = _own[here] = _Own(os.getpid(), handle, set())  # type: ignore[arg-type]
+                    own = _own[here] = _Own(os.getpid(), handle, set())
                 own.handle.write(f"{name}\n")
                 own.handle.flush()
                 own.noted.add(name)
