@@ -162,6 +162,10 @@ def _fit(records: Sequence[Record], left_out: dict[tuple[str, str], None]) -> tu
             left_out[what, f"{record.status}: {record.error}"] = None
         elif record.model.get("weights") == "random":
             left_out[what, "random weights: vectors that mean nothing, so that it never competes"] = None
+        elif record.model.get("weights") == "served":
+            left_out[
+                what, "a model behind an endpoint: its speed is no machine's here, so that it is not ranked beside those that run on one"
+            ] = None
         elif any(code == "implausible" for code, _ in record.caveats):
             left_out[what, next(text for code, text in record.caveats if code == "implausible")] = None
         else:

@@ -11,6 +11,7 @@ from harness.choose.candidates import gather
 from harness.choose.decide import OBJECTIVES, Choice, Objective, choose, said
 from harness.choose.require import Requirement, number_of, requirements
 from harness.errors import HarnessError, SettingsError
+from harness.progress import console
 from harness.records import write_atomically
 
 SUPPOSED = (
@@ -65,6 +66,7 @@ def run(
     if verify:
         from harness.choose.verify import verified
 
+        console().print("measuring the best two in one loop …", highlight=False)
         answer = replace(
             answer,
             verified=tuple(
@@ -115,7 +117,7 @@ def decide(
         wrong.append("--corpus and --rate go together: a month's cost needs both; add the other or take both away")
     if prices is None and objective == "cost":
         wrong.append(
-            "--objective cost needs --prices FILE, your own prices: copy conf/prices.example.yaml and put in what you pay for a machine "
+            f"--objective cost needs --prices FILE, your own prices: copy {cost.example()} and put in what you pay for a machine "
             "and an accelerator an hour, a GB of memory and of storage a month"
         )
     if prices is None and corpus is not None:

@@ -41,6 +41,13 @@ class Prices:
     """The share of the measured query rate that machines are planned to bear on average, in (0, 1]: requests come in bursts."""
 
 
+def example() -> Path:
+    """Return where the example of a price file lies."""
+    from harness.settings import CONF
+
+    return CONF / "prices.example.yaml"
+
+
 def read(file: Path) -> Prices:
     """Return the prices in a YAML file.
 
@@ -53,7 +60,7 @@ def read(file: Path) -> Prices:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError  # type: ignore[import-untyped]
 
-    how = "conf/prices.example.yaml shows what is in one"
+    how = f"{example()} shows what is in one"
     try:
         found: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
     except (OSError, UnicodeDecodeError, OmegaConfBaseException, YAMLError) as error:

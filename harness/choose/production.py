@@ -7,6 +7,7 @@ as Python literals and nothing else, so that a name cannot end a string.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def code(candidate: Candidate, *, folder: str, about: str, measured: list[str]) 
         quantisers=QUANTISERS,
         **_values(candidate),
     )
+    text = re.sub(r"\n{4,}", "\n\n\n", text).rstrip() + "\n"
     notes = [f"The model's loading code was not generated: {model_note}"] if model_note else []
     notes += [f"The store's code was not generated: {store_note}"] if store_note else []
     return text, notes

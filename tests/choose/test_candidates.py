@@ -91,6 +91,7 @@ def test_several_k_have_to_be_told_apart(tmp_path):
     [
         ({"status": "failed", "error": "the server vanished"}, "failed: the server vanished"),
         ({"about": {"weights": "random"}}, "random weights"),
+        ({"about": {"weights": "served"}}, "behind an endpoint"),
         ({"caveats": (("implausible", "faster than light"),)}, "faster than light"),
     ],
 )
