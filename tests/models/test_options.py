@@ -52,7 +52,9 @@ TYPICAL = {"text": " word" * 126}
 
 @functools.cache
 def body(name):
-    return OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    own = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    bases = own.pop("defaults", [])
+    return {key: value for base in bases for key, value in body(base).items()} | own
 
 
 LOADED = [name for name in OPTIONS if body(name)["_target_"] not in SERVED]
