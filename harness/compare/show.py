@@ -83,7 +83,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 def _markdown(comparison: Comparison) -> list[str]:
     parts = [f"## {text(comparison.title)}", "", *(f"{text(sentence)}  " for sentence in overview(comparison)), ""]
     for title, differing, unchanged in tables(comparison):
-        parts += [f"### {title}{_across(comparison)}", ""]
+        parts += [f"### {text(title)}{_across(comparison)}", ""]
         if differing:
             parts += [*_rows(differing), ""]
         if unchanged:

@@ -17,6 +17,9 @@ HEADS = ("row", "figure", "base", "head", "head / base", "verdict")
 
 _UNCHANGED = "no difference shown"
 
+_BETWEEN = " · "
+"""Between the parts of a row's name; those that all rows of a table share stand in its heading."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -39,13 +42,20 @@ class Line:
 
 
 def tables(comparison: Comparison) -> list[tuple[str, list[Line], list[Line]]]:
-    """Return for each kind of row its heading, the figures that differ or could not be compared, and the others."""
+    """Return for each kind of row its heading with what its rows share, the figures that differ or were not compared, and the others."""
     found = []
     for part, title in TITLES.items():
-        lines = [line(one, figure) for one, figure in comparison.judgements if one.pair.base.part == part]
-        if lines:
+        judged = [one for one in comparison.judged if one.pair.base.part == part and one.judgements]
+        if judged:
+            names = {id(one): name(one).split(_BETWEEN) for one in judged}
+            common = [word for word in names[id(judged[0])] if len(judged) > 1 and all(word in others for others in names.values())]
+            lines = [
+                line(_BETWEEN.join(word for word in names[id(one)] if word not in common) or name(one), figure)
+                for one in judged
+                for figure in one.judgements
+            ]
             differing = [one for one in lines if one.word != _UNCHANGED]
-            found.append((title, differing, [one for one in lines if one.word == _UNCHANGED]))
+            found.append((_BETWEEN.join([title, *common]), differing, [one for one in lines if one.word == _UNCHANGED]))
     return found
 
 
@@ -69,13 +79,13 @@ def name(judged: Judged) -> str:
     return f"{clean(base)} → {clean(head)}" if judged.pair.varied else clean(head)
 
 
-def line(judged: Judged, judgement: Judgement) -> Line:
-    """Return one figure as a line of a table."""
+def line(row: str, judgement: Judgement) -> Line:
+    """Return one figure of a row as a line of a table."""
     figure = judgement.figure
     base, head = judgement.base, judgement.head
     ratio, between = _change(judgement)
     return Line(
-        name(judged),
+        row,
         f"{SHOWN[figure].group.lower()}, {SHOWN[figure].heading}",
         f"{number(figure, base.value)} {interval(figure, base.value, base.lo, base.hi)}".strip(),
         f"{number(figure, head.value)} {interval(figure, head.value, head.lo, head.hi)}".strip(),

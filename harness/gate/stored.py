@@ -31,6 +31,12 @@ from harness.report.provenance import machines
 ENOUGH = 10
 """Independent processes a side below which no timing is decided."""
 
+APART = "The two sides were not measured in common rounds: a difference between two hours of the machine looks like one of the program."
+MORE = (
+    f"A verdict on a timing needs {ENOUGH} independent processes a side on one machine (processes={ENOUGH}, or fresh=true again), "
+    "or both versions side by side: python -m harness gate --base REF."
+)
+
 ALL = "all metrics"
 """Stands for the metric where a whole cell is missing, new or not comparable."""
 
@@ -112,9 +118,7 @@ def stored_outcome(base: Path, head: Path, *, across_machines: bool = False) -> 
         cases += _pair(pair, across_machines)
     cases += [_lone(one, "MISSING") for one in found.only_base if id(one.row.record) not in crashed and one.row.record.status == "ok"]
     cases += [_lone(one, "NEW") for one in found.only_head if one.row.record.status == "ok"]
-    notes = [
-        "The two sides were not measured in common rounds: a difference between two hours of the machine looks like one of the program."
-    ]
+    notes = [APART, *([MORE] if any(isinstance(one, Timings) and not one.enough for one in cases) else [])]
     notes += [f"Left out: {sentence}" for sentence in dict.fromkeys([*base_side.left_out, *head_side.left_out])]
     if across_machines:
         notes.insert(0, "Timings are shown across machines and decide nothing.")
@@ -195,7 +199,7 @@ def _pair(pair: Pair, across_machines: bool) -> list[Case | Timings]:
 def _figure(pair: Pair, metric: str, figure: str, machine: str, across_machines: bool) -> Case | Timings | None:
     kind = KINDS[metric]
     known = [figure in one.measured and one.measured[figure].value is not None for one in (pair.base, pair.head)]
-    if not any(known):
+    if not any(known) or (metric in _TAILS and not all(known)):  # whether there are requests enough for a tail is chance
         return None
 
     def whole(verdict: Verdict, reason: str) -> Case:
@@ -229,10 +233,7 @@ def _figure(pair: Pair, metric: str, figure: str, machine: str, across_machines:
 def timings(cell: str, metric: str, kind: Kind, base: Sequence[float], head: Sequence[float], against: str = "") -> Timings:
     """Return a case of independent values, one a process; `against` says what forbids a verdict whatever their number."""
     fewest = min(len(base), len(head))
-    advice = against or (
-        f"{len(base)} and {len(head)} independent processes: a verdict needs {ENOUGH} a side (processes={ENOUGH}), or both versions "
-        "measured side by side (python -m harness gate --base REF)"
-    )
+    advice = against or f"{len(base)} and {len(head)} independent processes of the {ENOUGH} a side that a verdict needs"
     enough = fewest >= ENOUGH and not against
 
     def rule(alpha: float) -> Decision:

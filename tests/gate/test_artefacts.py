@@ -74,6 +74,12 @@ def test_a_speed_is_read_beside_its_recall():
     assert "no gain: the recall of this cell is a regression" in line
 
 
+def test_only_intervals_that_are_shown_name_their_level():
+    exact = replace(examples.RECALL, decision=Decision("PASS", change=0.0, lo=0.0, hi=0.0, confidence=1.0))
+    assert words.change_heading(outcome(exact)) == "change"
+    assert words.change_heading(outcome(exact, CASES["PASS"])) == "change [98 % interval]"
+
+
 def test_bytes_that_differ_in_the_last_digit_are_shown_to_differ():
     base, head = words.amounts(examples.BYTES)
     assert base != head

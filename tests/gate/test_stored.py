@@ -156,6 +156,14 @@ def test_too_few_requests_leave_a_tail_out(tmp_path):
     assert "search_p99_s" not in verdicts(found)  # 700 requests a process, 2,000 are needed
 
 
+def test_a_percentile_that_one_side_had_too_few_samples_for_is_not_missing(tmp_path):
+    head = made.search()
+    metrics = {**head.points[0].metrics, "search_latency_p99_s": made.missing("p99 needs 662 samples, the smallest has 651")}
+    head = made.replace(head, points=(made.replace(head.points[0], metrics=metrics),))
+    found = gate(tmp_path, [made.search()], [head])
+    assert "MISSING" not in found.counts
+
+
 def test_no_baseline_is_not_a_pass(tmp_path):
     made.folder_of(tmp_path / "head", made.embed())
     found = stored_outcome(tmp_path / "base", tmp_path / "head")

@@ -123,7 +123,7 @@ def afterwards(outcome: Outcome) -> list[str]:
 
 def level(cases: Sequence[Case]) -> float | None:
     """Return the confidence level that most intervals have."""
-    levels = Counter(case.decision.confidence for case in cases if case.decision.confidence is not None)
+    levels = Counter(case.decision.confidence for case in cases if case.decision.confidence is not None and interval(case))
     return levels.most_common(1)[0][0] if levels else None
 
 
