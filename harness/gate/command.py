@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from harness import fingerprint
 from harness.errors import SettingsError
-from harness.gate.outcome import Case, Outcome
+from harness.gate.outcome import Case, Decision, Outcome
 from harness.gate.rounds import Progress, Result, Series, schedule
 from harness.gate.settings import MEMORY, GateCell, GateSettings, open_settings, seconds
 from harness.gate.sides import Asked, Side, two_sides
@@ -233,6 +233,8 @@ def _cells(
             raise SettingsError(f"--only {options.only} fits no cell; there are {names}")
     told.print(f"{len(cells)} cells; making data and vectors where there are none yet …", highlight=False)
     compared = compare_cells(base, head, settings, cells, options.config_dirs)
+    gone = _gone(options, settings, base, head)
+    settled = (*compared.settled, *(case for case in gone if not only or any(word in case.cell.lower() for word in only)))
     wanted = compared.cases
     if only:  # a word may also name a metric
         narrowed = tuple(case for case in wanted if case.key[1] != MEMORY or "memory" in options.only.lower()) if options.only else wanted
@@ -240,12 +242,36 @@ def _cells(
         wanted = named or narrowed
     kinds = {case.key: settings.kind(case.key[1]) for case in wanted}
     if not kinds:
-        return compared.settled, compared.notes, Result([], [] if options.control else None, 0)
+        return settled, compared.notes, Result([], [] if options.control else None, 0)
     told.print(f"{len(kinds)} cases, at most {in_words(budget_s)} of rounds", highlight=False)
     instrument = Cells({"base": base, "head": head}, compared, settings)
     with _Show(told) as show:
         result = schedule(instrument, kinds, budget_s=budget_s, control=options.control, guarded=compared.guarded & set(kinds), tell=show)
-    return compared.settled, compared.notes, result
+    return settled, compared.notes, result
+
+
+def _gone(options: Options, settings: GateSettings, base: Side, head: Side) -> list[Case]:
+    """Return MISSING for each cell that base's own gate has and this one has not: what is no longer measured cannot regress."""
+    option = Path(options.option)
+    if base.source == head.source or (option.suffix and option.is_absolute()):
+        return []
+    places = [option] if option.suffix else [Path(folder, "gate", f"{option}.yaml") for folder in ("conf", *options.config_dirs)]
+    path = next((base.source / place for place in places if (base.source / place).is_file()), None)
+    if path is None:
+        return []
+    try:
+        had = open_settings(str(path)).all_cells()
+    except SettingsError:  # an older layout of these files
+        return []
+    names = {cell.name for cell in settings.all_cells()}
+    decision = Decision("MISSING", reason="base's gate measures this cell and head's does not")
+    return [
+        Case(cell.name, metric, kind.name, kind.unit, None, None, decision, floor=kind.floor, target=kind.target)
+        for cell in had
+        if cell.name not in names
+        for metric in cell.metrics
+        for kind in [settings.kind(metric)]
+    ]
 
 
 def _says(cell: GateCell, word: str) -> bool:

@@ -1,5 +1,6 @@
 """``python -m harness gate`` from git references, as a user runs it: what is planted is found and named, what is not changed passes."""
 
+import io
 import json
 import os
 import signal
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from harness.errors import SettingsError
-from harness.gate.command import Options, _check, split_files
+from harness.gate.command import Options, _check, _Show, split_files
+from harness.gate.kinds import KINDS
+from harness.gate.outcome import Decision
+from harness.gate.rounds import Progress, Series
 from harness.gate.settings import GateSettings, open_settings
 from harness.gate.sides import Asked
 from harness.settings import CONF
@@ -134,6 +139,22 @@ def test_a_cell_that_raises_on_head_is_an_error_with_its_sentence(gate, sources,
     assert "planted" in (tmp_path / "out/summary.md").read_text()
 
 
+def test_a_cell_that_base_measures_and_head_does_not_is_missing(gate, sources, tmp_path):
+    text = yaml.safe_load((sources / "tests/plugins/conf/gate/tiny.yaml").read_text())
+    del text["cells"]["graph"]
+    if "fewer" not in git(sources, "branch").split():
+        git(sources, "checkout", "--quiet", "-b", "fewer", "main")
+        commit(sources, {"tests/plugins/conf/gate/tiny.yaml": yaml.safe_dump(text)})
+    git(sources, "checkout", "--quiet", "fewer")
+    try:
+        done = gate("--base", "main", "--budget", "1s", *TINY, cwd=sources)
+    finally:
+        git(sources, "checkout", "--quiet", "main")
+    assert done.returncode == 1, done.stderr + done.stdout
+    found = verdicts(tmp_path)
+    assert found["graph", "recall"] == found["graph", "index_bytes"] == "MISSING"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_neither_worktree_nor_process_and_says_what_there_is(sources, tmp_path, shared_cache, number):
     arguments = ["gate", "--out", str(tmp_path / "out"), "--base", "main", "--head", "refactored", "--only", "words", *TINY]
@@ -164,6 +185,29 @@ def _is_worker_of(process, sources, shared_cache):
     except OSError:
         return False
     return any(word.endswith("gate/worker.py") for word in words) and any("harness-gate" in word for word in words)
+
+
+def told(console_width, series, **more):
+    """What a person sees of a gate's progress, on a terminal and without one."""
+    progress = Progress(**{"confirming": False, "rounds": 12, "series": series, "elapsed_s": 60.0, "left_s": 90.0, **more})
+    texts = []
+    for terminal in (True, False):
+        out = Console(file=io.StringIO(), force_terminal=terminal, width=console_width)
+        with _Show(out) as show:
+            show._last = float("-inf")
+            show(progress)
+        texts.append(out.file.getvalue())
+    return texts
+
+
+def test_progress_shows_rounds_the_present_interval_and_the_time_left():
+    open_ = Series(("faiss/hnsw", "search_s"), KINDS["search_s"], base=[1.0] * 12, head=[1.1] * 12, x=[0.09, 0.1] * 6)
+    done = Series(("exact/flat", "search_s"), KINDS["search_s"], decision=Decision("PASS"))
+    for text in told(200, [open_, done]):
+        assert "round 12, 1 of 2 cases open, at most 90 s left" in text
+        assert "+10.0% [+9.4%, +10.5%]" in text
+        assert "exact/flat" not in text
+    assert all("measuring again what looks like a regression" in text for text in told(200, [open_], confirming=True))
 
 
 # ------------------------------------------------------------------------------------- pytest-benchmark
