@@ -37,18 +37,20 @@ def run_command(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequen
     plan = make_plan(overrides, multirun=multirun, config_dirs=config_dirs)
     show_plan(plan, everything=False)
     plan, records = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
-    show_report(plan.folder)
-    show_knees(plan, records)
+    if any((plan.folder / "records").glob("*.json")):  # none where Hydra ended before the first job
+        show_report(plan.folder)
+        show_knees(plan, records)
     return _verdict(plan, records)
 
 
 def run_and_report(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> pd.DataFrame:
     """Do what `harness.run` promises."""
     from harness.frame import to_frame
+    from harness.report import write_reports
 
     plan = make_plan(overrides, multirun=multirun, config_dirs=config_dirs)
     plan, made = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
-    _write_reports(plan.folder)
+    write_reports(plan.folder)
     stored = {record.key: record for record in newest(read_all(plan.folder))} | made
     cells = [cell.key for cell in plan.cells_given(stored)]
     lost = [key for key in cells if key not in stored]
@@ -257,21 +259,9 @@ def _choices(planned: Planned) -> str:
 
 def show_report(folder: Path) -> None:
     """Rebuild a folder's reports, print its tables and where the reports are."""
-    from harness.report import print_tables
+    from harness.report import print_tables, write_reports
 
-    paths = _write_reports(folder)
+    paths = write_reports(folder)
     print_tables(folder, Console())
     for path in paths.values():
         print(path)
-
-
-def _write_reports(folder: Path) -> Mapping[str, Path]:
-    from harness.report import write_reports
-
-    try:
-        return write_reports(folder)
-    except OSError as error:
-        raise HarnessError(
-            f"the reports in {folder} cannot be written: {error.strerror or error}; the records are kept: free space, then `python -m "
-            f"harness report {folder}`"
-        ) from error

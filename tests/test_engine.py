@@ -3,18 +3,24 @@
 import io
 import json
 import os
+import re
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from filelock import FileLock
 from rich.console import Console
 
 from harness import engine
+from harness.errors import HarnessError
 from harness.plan import make_plan
 from harness.progress import Progress
+from harness.records import SCHEMA_VERSION, now, read_all, to_json, write
 from tests.conftest import PLUGINS, QUICK, own_environment
 
 WATCHED = ["model=watched", *QUICK[1:]]
@@ -125,3 +131,81 @@ def test_a_run_waits_while_another_measures_on_this_machine_and_does_not_count_t
     durations = [json.loads(path.read_text())["duration_s"] for path in tmp_path.glob("results/default/records/*.json")]
     assert len(durations) == 2
     assert sum(durations) < took - waited + 0.1
+
+
+@pytest.fixture
+def made(tmp_path, shared_cache, monkeypatch):
+    """An engine for one quick job whose results go below `tmp_path`."""
+    monkeypatch.setenv("HARNESS_CACHE", str(shared_cache))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    plan = make_plan([*QUICK, f"results={tmp_path}"], multirun=False, config_dirs=[str(PLUGINS)])
+    with engine.Engine(plan, Progress(0.0, Console(file=io.StringIO()))) as running:
+        yield plan, running
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Let no file grow beyond a size, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_record_that_cannot_be_written_ends_the_run_with_a_plain_error_and_leaves_no_half_file(made):
+    plan, running = made
+    record = running._record(plan.cells[0], "ok", None, now(), 0.0, None)
+    with files_of_at_most(100), pytest.raises(HarnessError, match=r"cannot be written: .*free space or choose another results="):
+        running._write(record)
+    assert list((plan.folder / "records").iterdir()) == []
+    running._write(record)
+    assert read_all(plan.folder) == [record]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with 16 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_what_a_full_disk_does_not_take_is_kept_and_can_be_brought_back(small_disk, shared_cache, harness, tmp_path):
+    (small_disk / "results").mkdir()
+    room = 40_960  # for the manifest, Hydra's notes and the first record
+    free = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize - room))
+    own = {"TMPDIR": str(tmp_path)}
+    done = harness(*QUICK, f"results={small_disk}/results", env=own)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr
+    command = re.search(r"`python -m harness (merge .*?)`", done.stderr)
+    (small_disk / "filler").unlink()
+    assert harness(*command[1].split(), plugins=False, env=own).returncode == 0
+    again = harness(*QUICK, f"results={small_disk}/results", env=own)
+    assert again.returncode == 0, again.stderr
+    assert "2 measured already, 0 to measure" in again.stderr
+
+
+def test_a_damaged_record_and_one_of_an_older_program_are_measured_again_with_a_word(made, caplog):
+    plan, running = made
+    first, second = (replace(running._record(cell, "ok", None, now(), 0.0, None), metrics={}) for cell in plan.cells)
+    damaged, older = write(first, plan.folder), write(second, plan.folder)
+    damaged.write_text(damaged.read_text().replace('"status": "ok"', '"status": "oK"'))
+    older.write_text(to_json(replace(second, schema_version=SCHEMA_VERSION - 1)))
+    arguments = [*QUICK, f"results={plan.folder.parent}"]
+    with caplog.at_level("WARNING"):
+        again = make_plan(arguments, multirun=False, config_dirs=[str(PLUGINS)])
+    assert [cell.key for cell in again.missing] == [cell.key for cell in plan.cells]
+    words = " ".join(caplog.messages)
+    assert f"{damaged} left out: its checksum does not fit" in words
+    assert f"{older} left out: schema_version is {SCHEMA_VERSION - 1}, this program reads {SCHEMA_VERSION}; measure again" in words
+    assert damaged.exists()
+    assert older.exists()
