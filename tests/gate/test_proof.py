@@ -1,8 +1,10 @@
 """The claim of the gate, on recorded rounds: it does not cry wolf, and it finds 5 %.
 
 The rounds were recorded by `record_rounds.py` on a virtual machine with two cores: eight kernels; base, a second copy of base, and a head
-that does exactly 5 % more work; `quiet` with nothing else running, `hogged` with two processes spinning on both cores and other
-work beside them. `simulate.py` says how gates are made of them. Neighbouring windows share rounds, so the number of independent windows
+that does exactly 5 % more work; `quiet` (679 rounds) with nothing else started, although the machine grew slower by half from about the
+290th round on, which is left in; `hogged` (312 rounds) with two processes spinning on both cores, and with test suites running beside them
+(load average 14). Processor time decides, as it does in a gate of single-threaded cells.
+`simulate.py` says how gates are made of them. Neighbouring windows share rounds, so the number of independent windows
 (`test_the_data_hold_as_many_independent_windows_as_is_said`), not the number of simulated gates, says how fine a rate can be told.
 """
 
@@ -43,9 +45,10 @@ def test_five_percent_more_work_hardly_ever_passes(slower, series):
     assert slower[series].share("PASS") <= 0.03
 
 
-def test_unchanged_code_on_a_quiet_machine_is_passed_and_soon(unchanged):
-    assert unchanged["quiet"].share("PASS") >= 0.97
-    assert unchanged["quiet"].rounds <= 25
+@pytest.mark.parametrize("series", ["quiet", "hogged"])
+def test_unchanged_code_passes_and_most_of_the_rounds_at_hand_are_not_needed(unchanged, series):
+    assert unchanged[series].share("PASS") >= 0.95
+    assert unchanged[series].rounds <= LOOKS[-1] / 2
 
 
 def test_the_larger_the_change_the_more_often_it_is_found(slower):
