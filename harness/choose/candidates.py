@@ -239,6 +239,7 @@ def _paired(
 
     by_work: dict[tuple[str, str], list[Record]] = {}
     asked: dict[str, Record] = {}
+    answers: dict[tuple[str, str, int], Answering] = {}
     for record in sorted(embeds, key=lambda record: record.started_at):
         by_work.setdefault((_made_from(record), _where(record)), []).append(record)
         asked[_serving(record)] = record
@@ -253,19 +254,30 @@ def _paired(
             ] = None
         for embed in partners:
             used.add(embed.key if embed else None)
-            yield candidate(embed, record, number, samples_of(asked[_serving(embed)]) if embed else {}, samples_of(record))
+            source = asked[_serving(embed)] if embed else None
+            about = (source.key if source else "", record.key, number)
+            if about not in answers:
+                answers[about] = answering(samples_of(source) if source else None, record, number, samples_of(record))
+            yield candidate(embed, record, number, answers[about])
     datasets = {record.data.get("fingerprint") for record, _ in points}
     for record in embeds:
         if record.key not in used and record.data.get("fingerprint") in datasets:
             left_out[cell_name(record), "no search cell on its vectors was measured on the same machine and threads"] = None
 
 
-def candidate(
-    embed: Record | None, search: Record, number: int, embed_samples: Mapping[str, Any], search_samples: Mapping[str, Any]
-) -> Candidate:
-    """Return one configuration with its figures."""
+@dataclass(frozen=True, eq=False)
+class Answering:
+    """How queries are answered by a model and an operating point; batch sizes share it."""
+
+    figures: Mapping[str, Measured]
+    pairs: Mapping[str, tuple[float, ...]]
+    scores: Mapping[str, NDArray[Any]]
+
+
+def answering(embed_samples: Mapping[str, Any] | None, search: Record, number: int, search_samples: Mapping[str, Any]) -> Answering:
+    """Return what is known of answering queries, from the samples of both cells; None where the vectors were given."""
     point = search.points[number]
-    asked = None if embed is None else _by_process(embed_samples, "query_s_")
+    asked = None if embed_samples is None else _by_process(embed_samples, "query_s_")
     searched = _by_process(search_samples, f"latency_s_{number}_")
     figures: dict[str, Measured] = {name: point.metrics[name] for name in SCORES if name in point.metrics}
     figures.setdefault("ndcg_at_10", Measured(None, "ratio", "higher", replication="query", reason="not measured"))
@@ -274,11 +286,16 @@ def candidate(
         figures[name], pairs[name] = path.percentile(asked, searched, q)
     rates = [float(rate) for rate in search_samples.get(f"each_qps_{number}", ())]
     figures["throughput_per_s"], pairs["throughput_per_s"] = path.throughput(asked, rates)
-    figures["memory_bytes"] = _memory(embed, search)
+    scores = {name: search_samples[f"{name}_{number}"] for name in SCORES if f"{name}_{number}" in search_samples}
+    return Answering(figures, pairs, scores)
+
+
+def candidate(embed: Record | None, search: Record, number: int, answers: Answering) -> Candidate:
+    """Return one configuration with its figures."""
+    figures = {**answers.figures, "memory_bytes": _memory(embed, search)}
     if embed is not None and "pipeline_per_s" in embed.metrics:
         figures["pipeline_per_s"] = embed.metrics["pipeline_per_s"]
-    scores = {name: search_samples[f"{name}_{number}"] for name in SCORES if f"{name}_{number}" in search_samples}
-    return Candidate(embed, search, number, figures, pairs, scores)
+    return Candidate(embed, search, number, figures, answers.pairs, answers.scores)
 
 
 def _by_process(arrays: Mapping[str, NDArray[Any]], prefix: str) -> list[NDArray[Any]]:

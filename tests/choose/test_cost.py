@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.choose import cost
-from harness.choose.candidates import candidate
+from harness.choose.candidates import answering, candidate
 from harness.errors import SettingsError
 from tests.choose import cells
 from tests.conftest import ROOT
@@ -27,7 +27,7 @@ def one(**changes):
     def arrays(record):
         return {name: np.asarray(values) for name, values in record.samples.items()}
 
-    return candidate(embed, search, 0, arrays(embed), arrays(search))
+    return candidate(embed, search, 0, answering(arrays(embed), search, 0, arrays(search)))
 
 
 def test_a_million_documents_and_queries_by_hand():

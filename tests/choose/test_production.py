@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from harness.build import build
 from harness.choose import production
-from harness.choose.candidates import candidate
+from harness.choose.candidates import Candidate
 from harness.settings import compose_job, composing
 from stores import milvus_params as spelling
 from tests.choose import cells
@@ -58,7 +58,7 @@ def chosen(*overrides, point=0, dim=DIM, index_changes=None, vectors="given"):
             "points": (type(record.points[0])(10, 1, params, record.points[0].metrics),),
         }
     )
-    return candidate(None if vectors == "given" else cells.embed(batch_size=16), record, 0, {}, {})
+    return Candidate(None if vectors == "given" else cells.embed(batch_size=16), record, 0, {}, name="chosen")
 
 
 def written(one, folder):
