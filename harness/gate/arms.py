@@ -383,6 +383,7 @@ class _Round:
         self._arms = list(arms)
         self._rng = random.Random(f"{self._settings.seed} {number}")
         self._wanted = list(wanted)
+        self._memory_wanted = any(case.key == (ALL_CELLS, MEMORY) for case in wanted)
         self._seen: dict[Key, Seen | Fault] = {}
         self._failed: set[str] = set()
         self._processes: dict[str, Process] = {}
@@ -395,9 +396,9 @@ class _Round:
                 padding = {"HARNESS_GATE_PADDING": "x" * self._rng.randrange(4096), "PYTHONHASHSEED": hash_seed}
                 self._processes[arm] = Process(side, {**environment(self._settings.threads), **padding})
                 leave.callback(self._processes[arm].close)
-            memory = any(case.key == (ALL_CELLS, MEMORY) for case in self._wanted)
             asked = list(dict.fromkeys(case.cell for case in self._wanted if case.cell))
-            names = self._shuffled(list(self._compared.plans) if memory else asked)  # what is decided already takes memory all the same
+            # For the memory of a process that holds all cells, those are loaded too that are decided already.
+            names = self._shuffled(list(self._compared.plans) if self._memory_wanted else asked)
             leave.push(self._kill_if_interrupted)
             try:
                 for name in names:
@@ -467,7 +468,7 @@ class _Round:
         """Load a cell on all arms; imports and first calls at once, what is timed by turns."""
         metrics = {case.key[1] for case in self._of(name)}
         every = {case.key[1] for case in self._compared.cases if case.cell == name}
-        parts = needed_parts(metrics or every)
+        parts = needed_parts(every if self._memory_wanted else metrics)
         if self._everywhere(name, "prepare", at_once=True, cell=name, with_plan=True, parts=parts) is None:
             return
         took = self._everywhere(name, "load", cell=name)
@@ -583,5 +584,5 @@ class _Round:
 
     def _memory(self) -> None:
         key = (ALL_CELLS, MEMORY)
-        if any(case.key == key for case in self._wanted) and (peaks := self._everywhere("", "peak")) is not None:
+        if self._memory_wanted and (peaks := self._everywhere("", "peak")) is not None:
             self._seen[key] = Seen({arm: [peaks[arm]["peak_rss_bytes"]] for arm in self._arms})
