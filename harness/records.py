@@ -250,10 +250,10 @@ def newest(records: Iterable[Record]) -> list[Record]:
     return list({record.key: record for record in sorted(records, key=lambda record: record.started_at)}.values())
 
 
-def samples(record: Record, folder: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the raw samples stored beside a record; empty where it has none."""
+def samples(record: Record, folder: Path, *, beginning: tuple[str, ...] = ("",)) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the raw samples stored beside a record, those whose names begin in one of some ways; empty where it has none."""
     path = folder / "records" / f"{record.key}-{record.started_at.replace(':', '').replace('.', '')}.npz"
     if not path.exists():
         return {}
     with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:  # numpy leaves a damaged file open
-        return {name: archive[name] for name in archive.files}
+        return {name: archive[name] for name in archive.files if name.startswith(beginning)}

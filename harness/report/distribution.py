@@ -51,21 +51,34 @@ class Distribution:
     n: int
     """Samples of all processes."""
     pooled: NDArray[np.float64]
-    """The samples of all processes, one process after the other."""
+    """The samples of all processes, in no order that means anything."""
 
 
 def distribution(processes: Sequence[NDArray[Any]]) -> Distribution | None:
     """Return the distribution of the samples of some processes; None where no level can be stated."""
     arrays = [np.asarray(one, dtype=np.float64) for one in processes]
-    arrays = [one[np.isfinite(one) & (one > 0)] for one in arrays]
+    arrays = [np.sort(one[np.isfinite(one) & (one > 0)]) for one in arrays]
     fewest = min((one.size for one in arrays), default=0)
     stated = _stated(fewest)
     if not any(stated):
         return None
-    logs = np.mean([np.log(np.quantile(one, LEVELS)) for one in arrays], axis=0)
-    values = np.exp(logs)
+    values = np.exp(sum(np.log(_quantiles(one)) for one in arrays) / len(arrays))
     pooled = np.concatenate(arrays)
     return Distribution(tuple(float(value) if known else None for value, known in zip(values, stated, strict=True)), pooled.size, pooled)
+
+
+def _quantiles(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the linearly interpolated quantiles at `LEVELS`, as `numpy.quantile` does with a hundred times the overhead."""
+    below, above, weight = _places(ordered.size)
+    low: NDArray[np.float64] = ordered[below]
+    return low + weight * (ordered[above] - low)
+
+
+@lru_cache(maxsize=4096)
+def _places(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    at = np.asarray(LEVELS) * (n - 1)
+    below = np.floor(at).astype(np.intp)
+    return below, np.minimum(below + 1, n - 1), at - below
 
 
 @lru_cache(maxsize=4096)
@@ -94,7 +107,7 @@ def distributions(rows: Iterable[Row], records: Iterable[Record], folder: Path) 
         if record.key not in by_key:
             continue
         try:
-            arrays = samples(record, folder)
+            arrays = samples(record, folder, beginning=("query_s_", "batch_s_", "latency_s_"))
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             log.warning("the raw samples of %s cannot be read (%s): its distributions are left out", record.key, error)
             continue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import DataError, HarnessError
@@ -12,7 +14,7 @@ from harness.report.distribution import distributions
 from harness.report.exports import benchmark_json, json_lines
 from harness.report.markdown import markdown
 from harness.report.page import page
-from harness.report.rows import plain
+from harness.report.rows import Row, plain
 from harness.report.units import plural
 
 
@@ -33,7 +35,7 @@ def write(folder: Path) -> dict[str, Path]:
     contents = {
         "html": ("report.html", _bytes(page(name, rows, records, left_out, latencies))),
         "markdown": ("report.md", _bytes(markdown(name, rows, records, left_out))),
-        "csv": ("results.csv", frame.to_csv(index=False, lineterminator="\n").encode()),
+        "csv": ("results.csv", _bytes(_csv(rows, list(map(str, frame.columns))))),
         "parquet": ("results.parquet", parquet.getvalue()),
         "jsonl": ("results.jsonl", _bytes(json_lines(rows))),
         "benchmark": ("benchmark.json", _bytes(benchmark_json(rows, records, latencies))),
@@ -48,6 +50,15 @@ def write(folder: Path) -> dict[str, Path]:
             raise HarnessError(f"{path} cannot be written ({reason}); make the folder writable or copy its records/ elsewhere") from error
         written[kind] = path
     return written
+
+
+def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """Return the frame's rows as CSV; pandas' own writer takes ten times as long over hundreds of nullable columns."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([row[column] for column in columns] for row in rows)
+    return out.getvalue()
 
 
 def _bytes(text: str) -> bytes:

@@ -132,8 +132,9 @@ SETTING = (K, FILTER, CONCURRENCY, RATE, P99_TARGET, NQ, CHURN)
 
 def varying(rows: Sequence[Row], parts: Sequence[Part]) -> list[Part]:
     """Return the parts in which some rows differ, and when each was measured if those parts do not tell them apart."""
-    found = [part for part in parts if len({part.of(row) for row in rows}) > 1]
-    if len({tuple(part.of(row) for part in parts) for row in rows}) < len(rows):
+    words = [[part.of(row) for row in rows] for part in parts]
+    found = [part for part, told in zip(parts, words, strict=True) if len(set(told)) > 1]
+    if len(set(zip(*words, strict=True))) < len(rows):
         found.append(MEASURED)
     return found
 
