@@ -99,7 +99,7 @@ def test_names_from_outside_stay_text(folder):
 
 def test_a_real_run_is_chosen_from_and_verified_in_one_loop(harness, tmp_path):
     job = [word for word in QUICK if not word.startswith(("store=", "index="))]
-    done = harness("-m", *job, "store=exact", "index=flat", "batch_size=4,8")
+    done = harness("-m", *job, "store=exact,faiss", "index=flat")
     assert done.returncode == 0, done.stderr
     done = harness("choose", "results/default", "--min-recall", "0.9", "--verify")
     assert done.returncode == 0, done.stderr
