@@ -11,13 +11,15 @@ two cannot disagree:
 - otherwise more rounds, and at the cap INCONCLUSIVE.
 
 The test is exact and assumes only that a round is as likely to favour one side as the other, which the random order inside a round
-provides. Looking several times is paid for by splitting `alpha` over the looks (Bonferroni), so that the interval holds at all looks
-together with confidence 1 - 2 alpha (a repeated confidence interval, Jennison and Turnbull 1989). A regression counts only when a second
-measurement from scratch shows it again, at `second_alpha`; `confirm` puts the two together.
+provides. Looking several times is paid for by splitting `alpha` and `beta` over the looks (Bonferroni), so that the interval holds at
+all looks together with confidence 1 - alpha - beta (a repeated confidence interval, Jennison and Turnbull 1989). A regression counts only
+when a second measurement from scratch shows it again, at `second_alpha`, which is laxer; the proof of smallness never is. `confirm` puts
+the two measurements together.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -35,6 +37,8 @@ LOOKS: Final = (10, 20, 40, 60, 80)
 """Numbers of rounds at which the data are looked at."""
 FALSE_ALARMS: Final = 0.01
 """Bound on the probability that a whole gate blames a change that did nothing."""
+BETA: Final = 0.01
+"""Bound on the probability that a change as large as the target passes."""
 REQUESTS_BEYOND: Final = 20
 """Requests of each side and round that must lie beyond a quantile before it is judged: fewer make the estimate the outliers' play."""
 
@@ -59,7 +63,7 @@ def log_ratios(base: Iterable[float | None], head: Iterable[float | None], kind:
 
 
 def decide(
-    x: Iterable[float | None], kind: Kind, *, alpha: float = 0.01, looks: Sequence[int] = LOOKS, last: bool = False
+    x: Iterable[float | None], kind: Kind, *, alpha: float = 0.01, beta: float = BETA, looks: Sequence[int] = LOOKS, last: bool = False
 ) -> Decision | None:
     """Decide on a case from its rounds so far, or ask for more.
 
@@ -70,7 +74,9 @@ def decide(
     kind : Kind
         Floor and target.
     alpha : float
-        Bound on the probability of a wrong REGRESSION, and of a wrong PASS, over all looks.
+        Bound on the probability of a wrong REGRESSION, over all looks.
+    beta : float
+        Bound on the probability of a wrong PASS or IMPROVED, over all looks.
     looks : sequence of int
         Numbers of rounds at which to look, ascending; at any other number the answer is None.
     last : bool
@@ -88,7 +94,12 @@ def decide(
     at_cap = last or values.size >= max(looks)
     if not at_cap and values.size not in looks:
         return None
-    decision = _judge(values, kind, level=alpha / len(looks), confidence=1 - 2 * alpha)
+    first, second = np.triu_indices(values.size)
+    walsh = np.sort((values[first] + values[second]) / 2)
+    levels = alpha / len(looks), beta / len(looks)
+    fewest = math.floor(-math.log2(min(levels))) + 1
+    null = _signed_ranks(values.size)
+    decision = _read(walsh, null, kind, levels=levels, confidence=1 - alpha - beta, rounds=values.size, fewest=fewest)
     if decision.verdict == "INCONCLUSIVE" and not at_cap:
         return None
     return replace(decision, looks=sum(look < values.size for look in looks) + 1)
@@ -122,7 +133,9 @@ def confirm(first: Decision, second: Decision) -> Decision:
     return replace(second, reason=reason)
 
 
-def unpaired(base: Iterable[float | None], head: Iterable[float | None], kind: Kind, *, enough: bool, alpha: float = 0.01) -> Decision:
+def unpaired(
+    base: Iterable[float | None], head: Iterable[float | None], kind: Kind, *, enough: bool, alpha: float = 0.01, beta: float = BETA
+) -> Decision:
     """Decide on values of independent processes that were not measured in common rounds.
 
     The test of Mann and Whitney (1947) takes the place of Wilcoxon's, with all differences head - base in the place of the Walsh
@@ -137,8 +150,8 @@ def unpaired(base: Iterable[float | None], head: Iterable[float | None], kind: K
     enough : bool
         Whether the two sides may be compared for a verdict (same machine, enough processes). Otherwise the answer is advisory:
         INCONCLUSIVE, with what the verdict would have been as the reason.
-    alpha : float
-        Bound on the probability of a wrong REGRESSION, and of a wrong PASS.
+    alpha, beta : float
+        Bounds on the probability of a wrong REGRESSION, and of a wrong PASS or IMPROVED.
     """
     one, other = _numbers(base), _numbers(head)
     rounds = min(one.size, other.size)
@@ -146,10 +159,9 @@ def unpaired(base: Iterable[float | None], head: Iterable[float | None], kind: K
         if fault := _fault(values) or ("" if (values > 0).all() else "a value is zero or negative: a ratio needs positive ones"):
             return Decision("ERROR", rounds=rounds, reason=fault)
     differences = np.sort(_harm(kind) * np.subtract.outer(np.log(other), np.log(one)).ravel())
-    critical = _critical(_rank_sums(one.size, other.size), alpha)
-    decision = _read(differences, critical, kind, level=alpha, confidence=1 - 2 * alpha, rounds=rounds)
-    if critical is not None:
-        decision = replace(decision, p=_tail(_rank_sums(one.size, other.size), int((differences > 0).sum())))
+    null = _rank_sums(one.size, other.size)
+    fewest = next(n for n in itertools.count(1) if 1 / math.comb(2 * n, n) < min(alpha, beta))
+    decision = _read(differences, null, kind, levels=(alpha, beta), confidence=1 - alpha - beta, rounds=rounds, fewest=fewest)
     if enough:
         return decision
     return replace(
@@ -186,7 +198,7 @@ def exact(base: Sequence[object], head: Sequence[object], kind: Kind) -> Decisio
     return Decision(verdict, change=change, lo=change, hi=change, confidence=1.0, rounds=rounds, reason=reason)
 
 
-def quality(base_scores: ArrayLike, head_scores: ArrayLike, kind: Kind, *, alpha: float = 0.01) -> Decision:
+def quality(base_scores: ArrayLike, head_scores: ArrayLike, kind: Kind, *, alpha: float = 0.01, beta: float = BETA) -> Decision:
     """Decide on scores of queries that builds answered which differ from one to the next, such as recall of a parallel HNSW build.
 
     The query is the unit: scores are averaged over builds first, then compared query by query (`harness.statistics.paired_difference`).
@@ -200,8 +212,8 @@ def quality(base_scores: ArrayLike, head_scores: ArrayLike, kind: Kind, *, alpha
         Scores in [0, 1] of the same queries in the same order on both sides.
     kind : Kind
         Margin (absolute) and direction.
-    alpha : float
-        Bound on the probability of a wrong REGRESSION, and of a wrong PASS.
+    alpha, beta : float
+        Bounds on the probability of a wrong REGRESSION, and of a wrong PASS or IMPROVED.
     """
     sides = [np.atleast_2d(np.asarray(scores, dtype=np.float64)) for scores in (base_scores, head_scores)]
     queries = sides[0].shape[1]
@@ -210,24 +222,25 @@ def quality(base_scores: ArrayLike, head_scores: ArrayLike, kind: Kind, *, alpha
     if queries < 2 or not all(side.size and np.isfinite(side).all() and side.min() >= 0 and side.max() <= 1 for side in sides):
         return Decision("ERROR", rounds=queries, reason="a query has no score in [0, 1], or there are fewer than two")
     base, head = (side.mean(axis=0) for side in sides)
-    found = paired_difference(head, base, confidence=1 - 2 * alpha)
-    change, lo, hi = found.difference.value, found.difference.lo, found.difference.hi
-    assert change is not None  # and neither is the rest, with two queries or more
-    assert lo is not None
-    assert hi is not None
-    assert found.p_value is not None
-    worst, best = (lo, hi) if kind.better == "higher" else (-hi, -lo)
-    gain, margin = -_harm(kind) * change, kind.target
-    p = found.p_value / 2 if gain < 0 else 1 - found.p_value / 2
+    sign, margin = -_harm(kind), kind.target
+    sides_of_gain = (head, base) if sign > 0 else (base, head)
+    found, for_pass = (paired_difference(*sides_of_gain, confidence=1 - 2 * level) for level in (alpha, beta))
+    gain, most, least, p = found.difference.value, found.difference.hi, for_pass.difference.lo, found.p_value
+    assert gain is not None  # and neither is the rest, with two queries or more
+    assert most is not None
+    assert least is not None
+    assert p is not None
     verdict: Verdict = "INCONCLUSIVE"
     reason = f"neither a loss nor one below {margin:g} could be shown"
-    if best < 0 and gain < -margin:
+    if most < 0 and gain < -margin:
         verdict, reason = "REGRESSION", "worse by more than the margin, and not by chance"
-    elif worst > 0 and gain > margin:
+    elif least > 0 and gain > margin:
         verdict, reason = "IMPROVED", "better by more than the margin, and not by chance"
-    elif worst > -margin:
+    elif least > -margin:
         verdict, reason = "PASS", ""
-    return Decision(verdict, change=change, lo=lo, hi=hi, confidence=1 - 2 * alpha, p=p, rounds=queries, looks=1, reason=reason)
+    lo, hi = sorted((sign * least, sign * most))
+    p = p / 2 if gain < 0 else 1 - p / 2
+    return Decision(verdict, change=sign * gain, lo=lo, hi=hi, confidence=1 - alpha - beta, p=p, rounds=queries, looks=1, reason=reason)
 
 
 def harrell_davis(samples: ArrayLike, q: float) -> float:
@@ -243,30 +256,25 @@ def requests_needed(q: float) -> int:
     return math.ceil(REQUESTS_BEYOND / (1 - q) - 1e-9)
 
 
-def _judge(x: Floats, kind: Kind, *, level: float, confidence: float) -> Decision:
-    """Look once at rounds: the signed-rank test at one-sided `level`, inverted."""
-    first, second = np.triu_indices(x.size)
-    walsh = np.sort((x[first] + x[second]) / 2)
-    counts = _signed_ranks(x.size)
-    decision = _read(walsh, _critical(counts, level), kind, level=level, confidence=confidence, rounds=x.size)
-    return replace(decision, p=_tail(counts, int((walsh > 0).sum())))
+def _read(pairs: Floats, null: Floats, kind: Kind, *, levels: tuple[float, float], confidence: float, rounds: int, fewest: int) -> Decision:
+    """Read the verdict off sorted Walsh averages or differences; `null` is the probability of each count of them beyond the true value.
 
-
-def _read(pairs: Floats, critical: int | None, kind: Kind, *, level: float, confidence: float, rounds: int) -> Decision:
-    """Read the verdict off sorted Walsh averages or differences, of which `critical` on one side of a value reject it.
-
-    Pairs that equal the value count for neither side: at ties the test is conservative (as if each had been broken against the claim),
-    where the textbook null distribution with mid-ranks would only be approximate.
+    `levels` are those of the proofs of harm and of smallness. Pairs that equal the value count for neither side: at ties the test is
+    conservative (as if each had been broken against the claim), where the textbook null with mid-ranks would only be approximate.
     """
+    from scipy.special import ndtri
+
     floor, target = math.log1p(kind.floor), math.log1p(kind.target)
     change = float(np.median(pairs))
-    if critical is None:
-        needed = math.floor(-math.log2(level)) + 1
-        reason = f"{rounds} rounds cannot show anything at this level, whatever they hold: at least {needed} are needed"
-        return Decision("INCONCLUSIVE", change=_ratio(change, kind), rounds=rounds, rounds_needed=needed, reason=reason)
-    lo, hi = float(pairs[-critical]), float(pairs[critical - 1])
-    error, at_level, at_power = _normal_error(lo, hi, level)
-    detectable = max((at_level + at_power) * error, floor + at_power * error)
+    p = float(min(1.0, null[int((pairs > 0).sum()) :].sum()))
+    beyond_lo, beyond_hi = (_critical(null, level) for level in levels)
+    if beyond_lo is None or beyond_hi is None:
+        reason = f"{rounds} rounds cannot show anything, whatever they hold: at least {fewest} are needed"
+        return Decision("INCONCLUSIVE", change=_ratio(change, kind), p=p, rounds=rounds, looks=1, rounds_needed=fewest, reason=reason)
+    lo, hi = float(pairs[-beyond_lo]), float(pairs[beyond_hi - 1])
+    to_harm, to_small, at_power = (float(z) for z in ndtri([1 - levels[0], 1 - levels[1], 0.95]))
+    error = (hi - lo) / (to_harm + to_small)  # the standard error that an interval of this width has where it is normal
+    detectable = max((to_harm + at_power) * error, floor + at_power * error)
     verdict: Verdict
     needed_rounds = None
     if lo > 0 and change > floor:
@@ -277,7 +285,9 @@ def _read(pairs: Floats, critical: int | None, kind: Kind, *, level: float, conf
         verdict, reason = "PASS", ""
     else:
         verdict, reason = "INCONCLUSIVE", f"neither harm nor a change below {kind.target:.0%} could be shown"
-        needed_rounds = _rounds_needed(change, error * math.sqrt(rounds), rounds, floor=floor, target=target, z=at_level + at_power / 2)
+        distance = max(target - change, change if change > floor else 0.0)  # to whichever can be shown sooner, at a power of 80 %
+        if distance > 0:
+            needed_rounds = max(rounds + 1, math.ceil(rounds * ((max(to_harm, to_small) + at_power / 2) * error / distance) ** 2))
     ends = sorted((_ratio(lo, kind), _ratio(hi, kind)))
     return Decision(
         verdict,
@@ -285,26 +295,13 @@ def _read(pairs: Floats, critical: int | None, kind: Kind, *, level: float, conf
         lo=ends[0],
         hi=ends[1],
         confidence=confidence,
+        p=p,
         rounds=rounds,
         looks=1,
         detectable=math.expm1(detectable),
         rounds_needed=needed_rounds,
         reason=reason,
     )
-
-
-def _normal_error(lo: float, hi: float, level: float) -> tuple[float, float, float]:
-    """Return the standard error that an interval of this width would have were it normal, and the normal quantiles of level and power."""
-    from scipy.special import ndtri
-
-    at_level, at_power = float(ndtri(1 - level)), float(ndtri(0.95))
-    return (hi - lo) / 2 / at_level, at_level, at_power
-
-
-def _rounds_needed(change: float, spread: float, rounds: int, *, floor: float, target: float, z: float) -> int | None:
-    """Estimate the rounds after which harm or smallness, whichever is nearer, can be shown, were the change as it looks."""
-    distance = max(target - change, change if change > floor else 0.0)
-    return max(rounds + 1, math.ceil((z * spread / distance) ** 2)) if distance > 0 else None
 
 
 @lru_cache(maxsize=256)
@@ -330,11 +327,6 @@ def _rank_sums(m: int, n: int) -> Floats:
                 ways[chosen, below:] += ways[chosen - 1, : m * n + 1 - below]
     probabilities: Floats = ways[n] / ways[n].sum()
     return probabilities
-
-
-def _tail(probabilities: Floats, count: int) -> float:
-    """Return the probability of at least `count`."""
-    return float(min(1.0, probabilities[count:].sum()))
 
 
 def _critical(probabilities: Floats, level: float) -> int | None:

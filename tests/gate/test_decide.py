@@ -268,6 +268,14 @@ def test_only_what_is_reproduced_is_a_regression():
     assert "not reproduced" in confirm(first, gone).reason
 
 
+def test_a_laxer_second_measurement_makes_no_laxer_proof_of_smallness():
+    x = noisy(0.02, 10, spread=0.012)
+    strict, lax = decide(x, SECONDS, last=True), decide(x, SECONDS, alpha=0.04, last=True)
+    assert lax.lo > strict.lo
+    assert lax.hi == strict.hi
+    assert lax.confidence == pytest.approx(0.95)
+
+
 # --------------------------------------------------------------------------------------- properties
 
 
