@@ -40,10 +40,16 @@ class _Held:
     norms: Vectors
     ids: Ids
 
-    @classmethod
-    def of(cls, rows: Vectors, ids: Ids) -> _Held:
-        order = np.argsort(ids, kind="stable")
-        return cls(rows[order], _norms(rows[order]).astype(np.float32), ids[order])
+    def changed(self, vectors: Vectors, ids: Ids, gone: Ids) -> _Held:
+        """Return the rows without some and with others."""
+        stays = ~np.isin(self.ids, gone)
+        rows = np.concatenate([self.rows[stays], vectors])
+        norms = np.concatenate([self.norms[stays], _norms(vectors).astype(np.float32)])
+        numbers = np.concatenate([self.ids[stays], ids])
+        if len(numbers) > 1 and not (numbers[1:] > numbers[:-1]).all():
+            order = np.argsort(numbers, kind="stable")
+            rows, norms, numbers = rows[order], norms[order], numbers[order]
+        return _Held(rows, norms, numbers)
 
 
 class Exact:
@@ -183,22 +189,21 @@ class Exact:
 
     def add(self, vectors: Vectors, ids: Ids) -> None:
         """Insert rows: all are copied, with the new ones among them."""
-        self._change(vectors, ids)
+        self._change(vectors, ids, ids)
 
     def upsert(self, vectors: Vectors, ids: Ids) -> None:
         """Replace rows, likewise."""
-        self._change(vectors, ids)
+        self._change(vectors, ids, ids)
 
     def delete(self, ids: Ids) -> None:
         """Take rows out, likewise."""
-        self._change(np.empty((0, self._dim), np.float32), np.empty(0, np.int64), gone=ids)
+        self._change(np.empty((0, self._dim), np.float32), np.empty(0, np.int64), ids)
 
-    def _change(self, vectors: Vectors, ids: Ids, gone: Ids | None = None) -> None:
-        """Put rows in the place of those with the same ids, and take others out; searches under way go on with what there was."""
+    def _change(self, vectors: Vectors, ids: Ids, gone: Ids) -> None:
+        """Take rows out and put others in; searches under way go on with what there was."""
         held = self._built()
         check_rows(self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids[0]) if len(ids) else 0)
-        stays = ~np.isin(held.ids, ids if gone is None else gone)
-        self._held = _Held.of(np.concatenate([held.rows[stays], vectors]), np.concatenate([held.ids[stays], ids]))
+        self._held = held.changed(vectors, ids, gone)
 
     def _built(self) -> _Held:
         if self._held is None:

@@ -9,6 +9,8 @@ import dataclasses
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -48,7 +50,12 @@ def from_yaml(group, name):
     return instantiate(OmegaConf.load(ROOT / f"conf/{group}/{name}.yaml"), _convert_="object")
 
 
+@cache
 def supported():
+    return list(_supported())
+
+
+def _supported():
     for store, index, metric in product(RUN, INDEXES, METRICS):
         if store in SLOW and metric != "cosine" and index != "flat":
             continue
@@ -102,17 +109,34 @@ class Case:
     answers: list
 
 
-@pytest.fixture(scope="module", params=list(supported()))
-def case(request, tmp_path_factory):
-    name, index, metric = request.param
-    if name == "milvus_local":
-        request.getfixturevalue("local")  # keeps the server running between stores
-    store, index = opened(name, tmp_path_factory.mktemp("case") / name), from_yaml("index", index)
+def filled(param, folder):
+    name, index, metric = param
+    store, index = opened(name, folder / name), from_yaml("index", index)
     filtered = not store.violations(index=index, metric=metric, dim=DIM, rows=ROWS, k=[K], filtered=True)
     store.create("corpus", dim=DIM, metric=metric, index=index, filtered=filtered)
     ready = fill(store, CORPUS)
-    yield Case(store, index, metric, ready, store.index_bytes(), [store.search(QUERIES, K, params) for params in index.search_params()])
-    store.close()
+    return Case(store, index, metric, ready, store.index_bytes(), [store.search(QUERIES, K, params) for params in index.search_params()])
+
+
+@pytest.fixture(scope="module")
+def slow_cases(local, tmp_path_factory):
+    """The cases of the store whose server waits more than it works, made side by side, by their parameters."""
+    asked = [case.values[0] for case in supported() if case.values[0][0] in SLOW]
+    with ThreadPoolExecutor(len(asked)) as threads:
+        made = list(threads.map(lambda param: filled(param, tmp_path_factory.mktemp("case")), asked))
+    yield dict(zip(asked, made, strict=True))
+    for each in made:
+        each.store.close()
+
+
+@pytest.fixture(scope="module", params=supported())
+def case(request, tmp_path_factory):
+    if request.param[0] in SLOW:
+        yield request.getfixturevalue("slow_cases")[request.param]
+        return
+    found = filled(request.param, tmp_path_factory.mktemp("case"))
+    yield found
+    found.store.close()
 
 
 ENGINES = {"exact": "numpy", "faiss": "faiss-cpu", "milvus_lite": "milvus-lite", "usearch": "usearch"}
@@ -362,21 +386,13 @@ def test_where_rows_run_out_the_answer_is_padded(store):
     store.drop()
 
 
-def test_a_dropped_collection_can_be_created_again_with_another_dimension(store):
-    for dim, metric in ((DIM, "cosine"), (5, "l2"), (DIM, "ip")):
-        store.create("again", dim=dim, metric=metric, index=FLAT())
-        rows = np.ascontiguousarray(CORPUS[:100, :dim])
+def test_collections_in_turn_do_not_mix_and_a_dropped_one_can_be_created_again_with_another_dimension(store):
+    for name, dim, metric, first in (("again", 5, "l2", 0), ("other", DIM, "cosine", 300), ("again", DIM, "ip", 600)):
+        store.create(name, dim=dim, metric=metric, index=FLAT())
+        rows = np.ascontiguousarray(CORPUS[first : first + 300, :dim])
         fill(store, rows)
         queries = np.ascontiguousarray(QUERIES[:, :dim])
         assert recall(store.search(queries, K, {}), queries, rows, metric) == 1.0
-        store.drop()
-
-
-def test_collections_in_turn_do_not_mix(store):
-    for name, rows in (("first", CORPUS[:300]), ("second", CORPUS[300:400])):
-        store.create(name, dim=DIM, metric="l2", index=FLAT())
-        fill(store, rows)
-        assert recall(store.search(QUERIES, K, {}), QUERIES, rows, "l2") == 1.0
         store.drop()
 
 
@@ -391,16 +407,20 @@ def test_two_stores_of_a_kind_live_side_by_side(store, tmp_path):
     other.close()
 
 
-def test_the_floor_index_is_one_that_the_store_has_and_returns_k_rows(store):
-    for rows, k in ((10, 1), (10, 10), (500, 10), (500, 100)):
+def test_the_floor_index_is_one_that_the_store_has_and_returns_k_rows(store, tmp_path):
+    def found(rows, k):
         index = store.floor_index(rows=rows, k=k)
         assert store.violations(index=index, metric="l2", dim=4, rows=rows, k=[k]) == []
         assert index.violations(rows=rows, dim=4, k=[k]) == []
         (params,) = index.search_params()
-        store.create("floor", dim=4, metric="l2", index=index)
-        fill(store, np.ascontiguousarray(CORPUS[:rows, :4]))
-        assert (store.search(np.ascontiguousarray(QUERIES[:, :4]), k, params) >= 0).mean() > 0.99
-        store.drop()
+        with closing(opened(store.name, tmp_path / f"{rows}-{k}")) as one:
+            one.create("floor", dim=4, metric="l2", index=index)
+            fill(one, np.ascontiguousarray(CORPUS[:rows, :4]))
+            return (one.search(np.ascontiguousarray(QUERIES[:, :4]), k, params) >= 0).mean()
+
+    with ThreadPoolExecutor(4) as threads:  # a server waits more than it works
+        each = threads.map if store.name in SLOW else map
+        assert min(each(found, (10, 10, 500, 500), (1, 10, 10, 100))) > 0.99
 
 
 def test_search_before_ready_is_refused(store):

@@ -12,14 +12,21 @@ import faiss
 import numpy as np
 import psutil
 import pytest
+import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from harness.churn_cell import Churn
 from harness.errors import StoreError
+from harness.groundtruth import exact_neighbours
 from harness.interfaces import LocalServer, Verified, part_of
+from harness.load import Asked
+from harness.quantise import Quantiser
+from harness.timing import Until
 from stores.index import FLAT, HNSW, IVF_FLAT, IVF_PQ
 from stores.milvus import Milvus
 from stores.milvus_local import MilvusLocal
+from stores.milvus_server import COMPONENTS
 from tests.stores import test_contract
 from tests.stores.oracle import ROOT, hard_rows, recall
 
@@ -37,8 +44,8 @@ print(store._shared.server.pid, store._shared.server._watcher.pid, store._shared
 """
 
 
-def filled(tmp_path, rows=CORPUS, index=GRAPH, metric="l2", **options):
-    store = MilvusLocal()
+def filled(tmp_path, rows=CORPUS, index=GRAPH, metric="l2", consistency="Bounded", **options):
+    store = MilvusLocal(consistency=consistency)
     store.open(tmp_path)
     store.create("rows", dim=rows.shape[1], metric=metric, index=index, **options)
     store.insert(rows, 0)
@@ -215,9 +222,15 @@ def _files_of(store):
     return [file for segment in store._stored() for file in folder.glob(f"*/*/*/{segment.segmentID}/*")]
 
 
-def test_etcd_is_confined_to_loopback_and_no_port_is_a_default_one(local):
-    listening = {c.laddr for c in psutil.Process(local._shared.server.pid).net_connections() if c.status == psutil.CONN_LISTEN}
-    assert sum(address.ip == "127.0.0.1" for address in listening) == 2
+def test_etcd_keeps_to_loopback_and_all_else_listens_on_every_interface_whatever_its_configuration_says(local):
+    server = local._shared.server
+    settings = yaml.safe_load((server.folder / "configs" / "milvus.yaml").read_text())
+    assert {settings[component]["ip"] for component in COMPONENTS} == {"127.0.0.1"}
+    listening = {c.laddr for c in psutil.Process(server.pid).net_connections() if c.status == psutil.CONN_LISTEN}
+    open_to_all = {address.port for address in listening if address.ip != "127.0.0.1"}
+    told = {settings[component]["port"] for component in COMPONENTS} | {settings["proxy"]["internalPort"], server.web_port}
+    assert open_to_all == told, "what the doctor, the option and this store's docstring warn of"
+    assert len(listening) == len(told) + 2
     assert not {address.port for address in listening} & {19530, 9091, 2379, 2380}
 
 
@@ -307,3 +320,19 @@ def test_which_server_answers_is_told_with_its_version_and_leaves_no_connection(
     assert found["version"].startswith("milvus 2.3.5")
     assert asked.endpoint() is None
     assert MilvusLocal().identity() == {"version": "2.3.5"}
+
+
+@pytest.mark.parametrize("consistency", ["Bounded", "Strong"])
+def test_rows_that_come_and_go_show_in_searches_and_at_once_where_consistency_is_strong(local, tmp_path, consistency):
+    store, _ = filled(tmp_path, consistency=consistency)
+    truth = exact_neighbours(QUERIES, CORPUS, k=40, metric="l2")
+    churn = Churn(store, CORPUS, Quantiser("fp32"), truth, upserts=0.2, seed="0")
+    asked = Asked(K, {"ef": 100})
+    still = recall(store.search(QUERIES, K, asked.params), QUERIES, CORPUS, "l2")
+    churn.take_out(asked)
+    found = churn.run(asked, 40.0, QUERIES, QUERIES, [np.arange(n, n + 10) for n in range(0, 100, 10)], Until(min_s=1.0, min_count=20))
+    assert found.unseen == 0
+    assert np.nanmean(found.recall) > still - 0.05
+    if consistency == "Strong":
+        assert found.gone == 0
+    store.close()
