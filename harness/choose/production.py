@@ -68,7 +68,10 @@ def code(candidate: Candidate, *, folder: str, about: str, measured: list[str]) 
 def _model(candidate: Candidate, there: set[str]) -> tuple[str, str | None]:
     if candidate.embed is None:
         return "the vectors were given, so embed documents and queries with whatever made them.", None
-    target = str(candidate.search.settings["model"].get("_target_"))
+    model = candidate.search.settings["model"]
+    target = str(model.get("_target_"))
+    if "audio" in str(model.get("modality", "")):
+        return f"sounds need the resampling that {target} does; load it as that class does.", None
     if f"{target}.py.j2" not in there:
         return f"there is no template for {target}; load it as that class does.", None
     return "", f"{target}.py.j2"
@@ -113,7 +116,7 @@ def _values(candidate: Candidate) -> dict[str, Any]:
         "compiled": bool(settings.get("compile")),
         "batch_size": int(embed.settings["batch_size"]) if embed else 1,
         "settings": {"query_prompt": "", "document_prompt": "", "max_tokens": None, "pooling": None, "layer_norm": False}
-        | {"normalized": True, "normalize": False}
+        | {"normalized": True, "normalize": False, "padding": "longest", "lowercase": False}
         | model,
         "dim": int(search.data["dim"]),
         "store": dict(settings["store"]),
