@@ -24,6 +24,7 @@ from harness.errors import HarnessError
 from harness.plan import Plan, Planned, job_manifests, make_plan, plan_job, write_job_manifest, write_manifest
 from harness.progress import Progress, console, in_words
 from harness.records import Record, newest, read_all
+from harness.report import to_step_summary
 from harness.settings import CONF, search_path
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def run_command(overrides: Sequence[str], *, multirun: bool, config_dirs: Sequen
     plan, records = measure(plan, overrides, multirun=multirun, config_dirs=config_dirs)
     if any((plan.folder / "records").glob("*.json")):  # none where Hydra ended before the first job
         show_report(plan.folder)
+        to_step_summary(plan.folder / "report.md")
         show_knees(plan, records)
     return _verdict(plan, records)
 
@@ -100,7 +102,12 @@ class _Jobs:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a process elsewhere needs."""
-        return {**self.__dict__, "_engine": None, "_planned": {}, "here": set(), "stopped": None}
+        return {**self.__dict__, "_engine": None, "_planned": {}, "here": set(), "stopped": None, "import_path": list(sys.path)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in a process elsewhere, and look for plug-ins there as here: the current directory last, see `harness.__main__`."""
+        sys.path[:] = state.pop("import_path")
+        self.__dict__.update(state)
 
     def __call__(self, _: DictConfig) -> None:
         """Measure what the present job lacks."""
