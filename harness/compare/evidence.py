@@ -53,17 +53,18 @@ def replicates(stored: Stored, figure: str) -> list[float]:
         values = [record.metrics[figure].value for record in stored.repeats if figure in record.metrics]
         return [value for value in values if value is not None]
     name = f"each_{figure}" if stored.number is None else f"each_{figure}_{stored.number}"
-    if not all(name in raw for raw in stored.raw):
+    several = stored.raw(name)
+    if not all(name in raw for raw in several):
         return []
-    return [float(value) for raw in stored.raw for value in raw[name]]
+    return [float(value) for raw in several for value in raw[name]]
 
 
 def scores(stored: Stored, figure: str) -> NDArray[np.float64] | None:
     """Return one score a query, in the queries' order, of the newest record; None where it keeps none."""
     changing = stored.point is not None and stored.point.churn_per_s is not None  # then queries without an answer that counts are left out
-    if figure not in _SCORES or not stored.raw or changing:
+    if figure not in _SCORES or changing:
         return None
-    found = stored.raw[-1].get(figure if stored.number is None else f"{figure}_{stored.number}")
+    found = stored.scores(figure).get(figure if stored.number is None else f"{figure}_{stored.number}")
     return None if found is None else np.asarray(found, dtype=np.float64)
 
 

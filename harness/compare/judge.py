@@ -149,9 +149,10 @@ def _of_scores(pair: Pair, figure: str, base: Measured, head: Measured) -> Judge
 
 
 def _of_ratio(pair: Pair, figure: str, kind: Kind, base: Measured, head: Measured, elsewhere: bool) -> Judgement:
-    values = replicates(pair.base, figure), replicates(pair.head, figure)
-    decisive = min(map(len, values)) >= ENOUGH and not elsewhere and not pair.varied & {"device"}
-    constant = all(len(set(side)) == 1 for side in values) if kind.name == "exact" else False
+    several = min(pair.base.processes, pair.head.processes) >= ENOUGH and not elsewhere and "device" not in pair.varied
+    values = (replicates(pair.base, figure), replicates(pair.head, figure)) if several else ([], [])
+    decisive = min(map(len, values)) >= ENOUGH
+    constant = kind.name == "exact" and all(len(set(side)) == 1 for side in values)
     if decisive and not constant:
         decision = unpaired(values[0], values[1], kind, enough=True)
         harm: dict[str, Word] = {"REGRESSION": _word(kind, worse=True), "IMPROVED": _word(kind, worse=False)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +84,8 @@ class Stored:
     """Position of `point` in its record, by which its samples are stored."""
     apart: str = ""
     """What tells the row from others of its side that would bear the same name."""
+    kept: dict[tuple[str, str, str], Mapping[str, NDArray[Any]]] = field(default_factory=dict, compare=False, repr=False)
+    """Scores read so far, shared by the rows of a side."""
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -114,10 +116,24 @@ class Stored:
         """What the machine is, flat."""
         return _flat(self.record.environment.get("machine") or {})
 
-    @cached_property
-    def raw(self) -> tuple[Mapping[str, NDArray[Any]], ...]:
-        """The raw samples of each repeat."""
-        return tuple(samples(record, self.folder) for record in self.repeats)
+    @property
+    def processes(self) -> int:
+        """How many processes measured the cell, all times together."""
+        return sum(int(record.settings.get("processes", 0)) for record in self.repeats)
+
+    def scores(self, figure: str) -> Mapping[str, NDArray[Any]]:
+        """Return one score a query of every operating point, of the newest repeat; read once for all rows of the cell."""
+        if not self.repeats:
+            return {}
+        newest = self.repeats[-1]
+        name = (newest.key, newest.started_at, figure)
+        if name not in self.kept:
+            self.kept[name] = samples(newest, self.folder, beginning=(figure,))
+        return self.kept[name]
+
+    def raw(self, beginning: str) -> list[Mapping[str, NDArray[Any]]]:
+        """Return the raw samples of each repeat whose names begin in one way; an archive holds those of all operating points."""
+        return [samples(record, self.folder, beginning=(beginning,)) for record in self.repeats]
 
 
 @dataclass(frozen=True)
@@ -192,10 +208,11 @@ def _rows(records: Sequence[Record], folder: Path, repeats: Mapping[str, tuple[R
         replace(record, key=key, points=() if number is None else (record.points[number],)) for key, (record, _, number) in parts.items()
     ]
     found = []
+    kept: dict[tuple[str, str, str], Mapping[str, NDArray[Any]]] = {}
     for row in plain(to_frame(alone)):
         record, part, number = parts[row["key"]]
         point = None if number is None else record.points[number]
-        found.append(Stored(part, {**row, "key": record.key}, record, folder, repeats.get(record.key, ()), point, number))
+        found.append(Stored(part, {**row, "key": record.key}, record, folder, repeats.get(record.key, ()), point, number, kept=kept))
     return found
 
 
@@ -227,7 +244,7 @@ def _flat(mapping: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 def arrays(stored: Stored, name: str) -> list[NDArray[np.float64]]:
     """Return the arrays called ``<name>_0``, ``<name>_1`` … of every repeat: one a process."""
     found = []
-    for raw in stored.raw:
+    for raw in stored.raw(f"{name}_"):
         number = 0
         while f"{name}_{number}" in raw:
             found.append(np.asarray(raw[f"{name}_{number}"], dtype=np.float64))
