@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import json
+import math
 import os
 import re
 import signal
@@ -19,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from harness import fingerprint
 from harness.errors import SettingsError
+from harness.gate.decide import LOOKS
 from harness.gate.outcome import Case, Decision, Outcome
 from harness.gate.rounds import Progress, Result, Series, schedule
 from harness.gate.settings import MEMORY, GateCell, GateSettings, open_settings, seconds
@@ -70,23 +73,48 @@ def gate_command(options: Options) -> int:
 
         self_test(options.self_test, console=Console())
         return 0
-    interrupted = False
+    result = None
     if options.given:
         outcome = _stored(options)
     else:
         try:
-            outcome, interrupted = _measured(options)
+            outcome, result = _measured(options)
         except KeyboardInterrupt:
             console().print("interrupted before there was a round", highlight=False)
             return _INTERRUPTED
     folder = Path(options.out) if options.out else Path("results/gate") / datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
     trend = None if options.out else folder.parent / "trend.csv"  # one series over gates, each of which has a folder of its own
     written = write_artefacts(outcome, folder, trend=trend)
+    if result is not None:
+        written["rounds"] = _write_rounds(result, folder)
     print_outcome(outcome, Console())
     told = console()
     for path in written.values():
         told.print(str(path), highlight=False, soft_wrap=True)
-    return _INTERRUPTED if interrupted else outcome.exit_code
+    return _INTERRUPTED if result is not None and result.interrupted else outcome.exit_code
+
+
+def _write_rounds(result: Result, folder: Path) -> Path:
+    """Write every round of every case, so that each verdict can be computed again."""
+    from harness.records import write_atomically
+
+    found = [
+        {
+            "cell": one.key[0],
+            "metric": one.key[1],
+            "again": again,
+            "base": one.base,
+            "head": one.head,
+            "control": one.beside,
+            "log_ratios": one.x,
+            "wall_log_ratios": one.wall,
+        }
+        for again, several in ((False, result.series), (True, result.again))
+        for one in several
+    ]
+    path = folder / "rounds.json"
+    write_atomically(path, json.dumps(found, indent=0).encode())
+    return path
 
 
 def _terminate(*_: object) -> None:
@@ -177,8 +205,8 @@ def split_files(given: Sequence[str], head_files: Sequence[str]) -> tuple[list[P
 # ------------------------------------------------------------------------------------------- measuring
 
 
-def _measured(options: Options) -> tuple[Outcome, bool]:
-    """Measure two sides against each other; says also whether somebody interrupted it."""
+def _measured(options: Options) -> tuple[Outcome, Result]:
+    """Measure two sides against each other."""
     from harness.disturbance import OtherWork
 
     told = console()
@@ -199,6 +227,8 @@ def _measured(options: Options) -> tuple[Outcome, bool]:
             share = others.share()
     if base.source == head.source and base.python == head.python and base.overrides == head.overrides:
         notes = (*notes, "Both sides are the same.")
+    if words := _too_short(result, budget_s, began):
+        notes = (*notes, words)
     if result.interrupted:
         notes = (*notes, "Interrupted: this is what there was.")
     machine = fingerprint.machine()
@@ -215,7 +245,19 @@ def _measured(options: Options) -> tuple[Outcome, bool]:
         strict=options.strict,
         notes=notes,
     )
-    return outcome, result.interrupted
+    return outcome, result
+
+
+def _too_short(result: Result, budget_s: float, began: float) -> str:
+    """Say so where the budget ended before anything could be decided, since a gate that never decides lets everything pass."""
+    short = [len(one.base) for one in result.series if one.base and one.decision is not None and one.decision.verdict == "INCONCLUSIVE"]
+    if result.interrupted or not short or max(short) >= LOOKS[0]:
+        return ""
+    needed = 2 * LOOKS[0] * (time.monotonic() - began) / max(short)
+    return (
+        f"The budget of {in_words(budget_s)} was spent after {max(short)} rounds, and nothing can be decided before the {LOOKS[0]}th; "
+        f"raise --budget to about {math.ceil(needed / 60)}m, or measure less with --only."
+    )
 
 
 def _cells(

@@ -178,6 +178,10 @@ class Result:
     rounds: int
     """Median number of rounds of a case."""
     interrupted: bool = False
+    series: Sequence[Series] = ()
+    """The rounds of every case."""
+    again: Sequence[Series] = ()
+    """Those of the second measurements."""
 
 
 def schedule(
@@ -232,7 +236,7 @@ def schedule(
         cases.append(one.case(first=first, decision=confirm(first, second.decision), confirmed=second.decision))
     beside = [_as_control(one) for one in series.values() if one.control is not None] if control else None
     rounds = statistics.median_low([one.decision.rounds for one in series.values() if one.decision] or [0])
-    return Result(cases, beside, rounds, stage.interrupted)
+    return Result(cases, beside, rounds, stage.interrupted, list(series.values()), list(again.values()))
 
 
 def _to_confirm(series: Series) -> bool:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from harness.errors import SettingsError
 from harness.gate.command import Options, _check, _Show, split_files
+from harness.gate.decide import decide, second_alpha
 from harness.gate.kinds import KINDS
 from harness.gate.outcome import Decision
 from harness.gate.rounds import Progress, Series
@@ -41,7 +42,7 @@ def sources(tmp_path_factory):
 
 @pytest.fixture
 def gate(tmp_path, shared_cache):
-    def call(*arguments, cwd, timeout=600, **more):
+    def call(*arguments, cwd, timeout=1800, **more):
         return subprocess.run(
             [sys.executable, "-m", "harness", "gate", "--out", str(tmp_path / "out"), *arguments],
             cwd=cwd,
@@ -82,6 +83,12 @@ def test_a_slower_model_a_slower_store_and_lost_recall_are_each_found_and_named(
     slow = next(case for case in body["cases"] if case["metric"] == "search_s")
     assert slow["confirmed"]["verdict"] == "REGRESSION", "it was measured a second time"
     assert "3 regressions" in done.stdout
+    rounds = [one for one in json.loads((tmp_path / "out/rounds.json").read_text()) if one["metric"] == "search_s"]
+    assert [one["again"] for one in rounds] == [False, True], "every round is kept, the second measurement's too"
+    for one, stated in zip(rounds, (slow["first"], slow["confirmed"]), strict=True):
+        if "wall time" not in stated["reason"]:
+            again = decide(one["log_ratios"], KINDS["search_s"], alpha=0.01 if stated is slow["first"] else second_alpha(4))
+            assert (again.verdict, again.change, again.rounds) == (stated["verdict"], stated["change"], stated["rounds"])
     failures = [one.get("name") for one in ET.parse(tmp_path / "out/junit.xml").iter("testcase") if one.find("failure") is not None]
     assert len(failures) == 3
     nothing_left(sources, shared_cache)
@@ -153,6 +160,7 @@ def test_a_cell_that_base_measures_and_head_does_not_is_missing(gate, sources, t
     assert done.returncode == 1, done.stderr + done.stdout
     found = verdicts(tmp_path)
     assert found["graph", "recall"] == found["graph", "index_bytes"] == "MISSING"
+    assert "nothing can be decided before the 10th; raise --budget to about" in (tmp_path / "out/summary.md").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -248,7 +256,7 @@ def test_a_round_of_pytest_is_a_run_on_each_side_and_its_medians(suite, tmp_path
 @pytest.mark.slow
 def test_somebody_elses_suite_is_gated_by_the_same_statistics(suite, gate, tmp_path):
     commit(suite, {"work.py": "def work(n):\n    return sum(i * i for i in range(2 * n if n < 300 else n))\n"})
-    done = gate("--base", "before", "--pytest", "tests", cwd=suite)
+    done = gate("--base", "before", "--pytest", "tests", "--budget", "30m", cwd=suite)
     assert done.returncode == 1, done.stderr + done.stdout
     found = {key[0].rpartition("::")[2]: verdict for key, verdict in verdicts(tmp_path).items()}
     assert found["test_work"] == "REGRESSION"
