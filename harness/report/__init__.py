@@ -6,6 +6,7 @@ Every number comes from `harness.frame.to_frame`; what a figure is called and ho
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-__all__ = ["print_tables", "write_reports"]
+__all__ = ["print_tables", "to_step_summary", "write_reports"]
 
 
 def write_reports(folder: str | Path) -> dict[str, Path]:
@@ -58,3 +59,14 @@ def print_tables(results: str | Path | pd.DataFrame, console: Console | None = N
 
     frame = load_results(results) if isinstance(results, str | Path) else results
     print_rows(plain(frame), console or Console())
+
+
+def to_step_summary(markdown: Path) -> None:
+    """Append a Markdown file to the page of the GitHub workflow step that this runs in, if it does.
+
+    GitHub names a file in ``GITHUB_STEP_SUMMARY`` and shows up to 1 MiB of what is written there.
+    """
+    page = os.environ.get("GITHUB_STEP_SUMMARY")
+    if page:
+        with Path(page).open("a", encoding="utf-8") as handle:
+            handle.write(markdown.read_text(encoding="utf-8") + "\n")

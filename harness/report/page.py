@@ -8,13 +8,12 @@ page's script from the data inside it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.records import Record, to_json
+from harness.records import Record
 from harness.report import provenance
 from harness.report.distribution import KINDS, LEVELS, Distribution, Kind
 from harness.report.figures import Picture, pictures
@@ -322,4 +321,11 @@ def _whole(shown: Sequence[Section], records: Sequence[Record]) -> dict[str, Any
     fronts = frozenset[int]().union(*(section.fronts for section in shown))
     keys = dict.fromkeys([*(row["key"] for row in rows if id(row) in fronts), *(row["key"] for row in rows if id(row) in near)])
     kept = set(list(keys)[:_WHOLE_RECORDS])
-    return {record.key: json.loads(to_json(record)) for record in records if record.key in kept}
+    return {record.key: _body(record) for record in records if record.key in kept}
+
+
+def _body(record: Record) -> dict[str, Any]:
+    """Return a record as its file holds it."""
+    body = asdict(replace(record, samples={}))
+    del body["samples"]
+    return body

@@ -151,8 +151,9 @@ def _whole(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], f
     named = [*always, *(part for part in parts if part not in always and any(part.of(row) for row in rows))]
     named += [part for part in told if part not in parts]
     unreal = any(is_random(row) for row in rows)
+    needed = [part for part in told if part is not BUILD or _index_in_two_builds(rows)]
     identity = [
-        Column(part.title, number=part.number, name=part.column, shown=part in told or part in always or (part is MODEL and unreal))
+        Column(part.title, number=part.number, name=part.column, shown=part in needed or part in always or (part is MODEL and unreal))
         for part in named
     ]
     units = {str(row["unit"]) for row in rows if row["unit"] is not None}

@@ -281,7 +281,8 @@ def test_the_csv_is_what_is_shown_with_full_intervals(browser, report):
     assert float(rows[0]["search_latency_p50_s_lo"]) == pytest.approx(0.0098 * 0.95)
     assert rows[0]["search_latency_p50_s_n"] == "3"
     assert "recall_strict" not in rows[0]
-    assert rows[0]["build_params"] == "M=16 ef_construction=200"
+    assert rows[0]["search_params"] == "ef=16"
+    assert "build_params" not in rows[0]
 
 
 def test_a_row_has_an_address_that_opens_everything_known_about_it(browser, report):

@@ -11,7 +11,9 @@ import pytest
 from harness.errors import DataError, HarnessError
 from harness.frame import to_frame
 from harness.records import newest, read_all, write
-from harness.report import write_reports
+from harness.report import to_step_summary, write_reports
+from harness.report.markdown import markdown
+from harness.report.rows import plain
 from tests.report import examples
 
 
@@ -107,6 +109,26 @@ def test_names_that_are_not_utf_8_do_not_stop_a_report(tmp_path):
     write(record, tmp_path)
     for path in write_reports(tmp_path).values():
         assert path.stat().st_size > 0
+
+
+def test_in_a_github_workflow_the_markdown_is_appended_to_the_steps_page(folder, tmp_path, monkeypatch):
+    page = tmp_path / "summary.md"
+    page.write_text("before\n")
+    written = write_reports(folder)["markdown"]
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    to_step_summary(written)
+    assert page.read_text() == "before\n"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    to_step_summary(written)
+    assert page.read_text(encoding="utf-8") == "before\n" + written.read_text(encoding="utf-8") + "\n"
+
+
+def test_a_report_of_a_large_sweep_stays_short_enough_for_a_pull_request(tmp_path):
+    records = list(examples.many(300))
+    text = markdown("sweep", plain(to_frame(records)), records)
+    assert "40 of 2" in text
+    assert "results.csv` has all" in text
+    assert len(text) < 65_536  # GitHub's limit for a comment
 
 
 def test_importing_the_report_imports_nothing_heavy():

@@ -71,6 +71,7 @@ def test_the_whole_table_has_every_figure_and_shows_the_main_ones_that_somebody_
     assert not columns["recall_strict"].shown
     assert not columns["index_bytes"].shown, "the store does not tell it"
     assert not columns["store"].shown, "all rows have the same"
+    assert not columns["build_params"].shown, "no index has two builds"
     assert len({len(row) for row in table.rows} | {len(table.columns)}) == 1
 
 
