@@ -253,8 +253,14 @@ def arrays(stored: Stored, name: str) -> list[NDArray[np.float64]]:
 
 
 def chosen(rows: Iterable[Stored], conditions: Mapping[str, str]) -> list[Stored]:
-    """Return the rows that meet all conditions, such as ``{"store": "faiss", "ef": "64"}``."""
-    return [row for row in rows if all(_meets(row, name, value) for name, value in conditions.items())]
+    """Return the rows that meet all conditions, such as ``{"store": "faiss", "ef": "64"}``; a build has no ``ef`` and needs none."""
+    rows = list(rows)
+    of_builds = {name for name in conditions if any(named(row.identity, name) for row in rows if row.part != "point")}
+    return [
+        row
+        for row in rows
+        if all(_meets(row, name, value) or (row.part == "build" and name not in of_builds) for name, value in conditions.items())
+    ]
 
 
 def named(identity: Mapping[str, Any], name: str) -> list[str]:

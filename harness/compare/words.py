@@ -47,13 +47,10 @@ def tables(comparison: Comparison) -> list[tuple[str, list[Line], list[Line]]]:
     for part, title in TITLES.items():
         judged = [one for one in comparison.judged if one.pair.base.part == part and one.judgements]
         if judged:
-            names = {id(one): name(one).split(_BETWEEN) for one in judged}
-            common = [word for word in names[id(judged[0])] if len(judged) > 1 and all(word in others for others in names.values())]
-            lines = [
-                line(_BETWEEN.join(word for word in names[id(one)] if word not in common) or name(one), figure)
-                for one in judged
-                for figure in one.judgements
-            ]
+            names = {id(one): _sides(one) for one in judged}
+            every = [words for sides in names.values() for words in sides]
+            common = [word for word in every[0] if len(every) > 1 and all(word in words for words in every)]
+            lines = [line(_short(names[id(one)], common) or name(one), figure) for one in judged for figure in one.judgements]
             differing = [one for one in lines if one.word != _UNCHANGED]
             found.append((_BETWEEN.join([title, *common]), differing, [one for one in lines if one.word == _UNCHANGED]))
     return found
@@ -75,8 +72,17 @@ def lone(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 def name(judged: Judged) -> str:
     """Return what a pair is called; where the two differ on purpose, both names."""
-    base, head = judged.pair.base.name, judged.pair.head.name
-    return f"{clean(base)} → {clean(head)}" if judged.pair.varied else clean(head)
+    return " → ".join(_BETWEEN.join(words) for words in _sides(judged))
+
+
+def _sides(judged: Judged) -> list[list[str]]:
+    """Return the parts of a pair's name, or of both names where the two differ on purpose."""
+    pair = judged.pair
+    return [clean(one.name).split(_BETWEEN) for one in ((pair.base, pair.head) if pair.varied else (pair.head,))]
+
+
+def _short(sides: Sequence[Sequence[str]], common: Sequence[str]) -> str:
+    return " → ".join(_BETWEEN.join(word for word in words if word not in common) for words in sides).strip(" →")
 
 
 def line(row: str, judgement: Judgement) -> Line:

@@ -79,6 +79,15 @@ def test_two_stores_of_one_folder(tmp_path, capsys):
     assert "2 rows on both sides" in said
 
 
+def test_two_indexes_of_one_folder_at_one_knob_each(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = made.folder_of(tmp_path, made.search(knobs=KNOBS), made.search(index="ivf_flat", knobs=({"nprobe": 4}, {"nprobe": 16})))
+    run([str(folder)], where=["index=hnsw ef=64"], against=["index=ivf_flat", "nprobe=16"], to_markdown=str(tmp_path / "c.md"))
+    text = (tmp_path / "c.md").read_text()
+    assert "2 rows on both sides" in text
+    assert "| hnsw · ef=64 → ivf_flat · nprobe=16 | index fidelity, recall |" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -79,8 +79,9 @@ def test_an_empty_folder_says_so(tmp_path):
     ("conditions", "count"),
     [
         ({"store": "faiss"}, 4),
-        ({"ef": "64"}, 1),
-        ({"ef": "64.0"}, 1),
+        ({"ef": "64"}, 2),
+        ({"ef": "64.0", "k": "10"}, 2),
+        ({"k": "11"}, 1),
         ({"index.M": "16"}, 4),
         ({"batch_size": "32"}, 1),
         ({"model": "x"}, 0),

@@ -74,6 +74,15 @@ def test_a_speed_is_read_beside_its_recall():
     assert "no gain: the recall of this cell is a regression" in line
 
 
+def test_what_all_cells_share_is_said_once_and_names_stay_whole_for_programs():
+    other = replace(CASES["PASS"], cell="minilm · cpu · fp32 · batch 8")
+    text = markdown.summary(outcome(CASES["REGRESSION"], other))
+    assert "(2 cases of minilm · cpu · fp32, base" in text.splitlines()[0]
+    assert "| batch 32 | forward_s |" in text
+    assert "| batch 8 | forward_s |" in text
+    assert 'classname="minilm · cpu · fp32 · batch 8"' in junit.to_xml(outcome(CASES["REGRESSION"], other), AT)
+
+
 def test_only_intervals_that_are_shown_name_their_level():
     exact = replace(examples.RECALL, decision=Decision("PASS", change=0.0, lo=0.0, hi=0.0, confidence=1.0))
     assert words.change_heading(outcome(exact)) == "change"

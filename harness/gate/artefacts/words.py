@@ -39,6 +39,9 @@ _NAMES: dict[Verdict, str] = {
 _COUNTED = ("REGRESSION", "ERROR")
 """Verdicts whose name is a noun that has a plural."""
 
+_BETWEEN = " · "
+"""Between the parts of a cell's name."""
+
 _LONGEST = 160
 """Characters that a name or reason keeps; whole ones are in verdict.json."""
 
@@ -96,7 +99,9 @@ def _counted(verdict: Verdict, number: int) -> str:
 
 def facts(outcome: Outcome) -> str:
     """Return what was compared, in a few words."""
-    parts = [plural(len(outcome.cases), "case"), f"base {clean(outcome.base)}", f"head {clean(outcome.head)}", clean(outcome.how)]
+    shared = _BETWEEN.join(common(outcome))
+    cases = plural(len(outcome.cases), "case") + (f" of {shared}" if shared else "")
+    parts = [cases, f"base {clean(outcome.base)}", f"head {clean(outcome.head)}", clean(outcome.how)]
     parts += [f"{plural(outcome.rounds, 'round')} median"] if outcome.rounds else []
     parts += [duration(outcome.duration_s)] if outcome.duration_s else []
     found = [case.decision.detectable for case in outcome.cases if case.decision.detectable is not None]
@@ -129,9 +134,19 @@ def level(cases: Sequence[Case]) -> float | None:
 
 def lines(outcome: Outcome, cases: Sequence[Case]) -> list[Line]:
     """Return some of an outcome's cases as lines of a table."""
-    usual = level(outcome.cases)
+    usual, shared = level(outcome.cases), common(outcome)
     recalls = {case.cell: case for case in outcome.cases if is_recall(case)}
-    return [_line(case, recalls.get(case.cell), usual) for case in cases]
+    return [_line(case, recalls.get(case.cell), usual, shared) for case in cases]
+
+
+def common(outcome: Outcome) -> list[str]:
+    """Return the parts that the names of all cells share, where there are several: they are said once and left out of every row."""
+    names = [clean(cell).split(_BETWEEN) for cell in dict.fromkeys(case.cell for case in outcome.cases)]
+    return [part for part in names[0] if all(part in others for others in names)] if len(names) > 1 else []
+
+
+def _short(cell: str, shared: Sequence[str]) -> str:
+    return _BETWEEN.join(part for part in clean(cell).split(_BETWEEN) if part not in shared) or clean(cell)
 
 
 def is_recall(case: Case) -> bool:
@@ -144,10 +159,10 @@ def is_absolute(case: Case) -> bool:
     return case.unit == "ratio" or case.kind == "quality"
 
 
-def _line(case: Case, recall: Case | None, usual: float | None) -> Line:
+def _line(case: Case, recall: Case | None, usual: float | None, shared: Sequence[str]) -> Line:
     base, head = amounts(case)
     return Line(
-        clean(case.cell),
+        _short(case.cell, shared),
         clean(case.metric),
         base,
         head,
