@@ -45,6 +45,7 @@ def test_jobs_in_other_processes_measure_each_cell_once_and_are_reported_togethe
     assert len(records(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_what_fails_elsewhere_fails_the_run_is_told_and_is_not_tried_by_each_job(harness, tmp_path, joblib):
     done = harness("-m", *QUICK, "model.trouble=load,''", "batch_size=4,8", *joblib)
     assert done.returncode == 1
@@ -55,6 +56,7 @@ def test_what_fails_elsewhere_fails_the_run_is_told_and_is_not_tried_by_each_job
     assert "the weights file is broken" in done.stderr
 
 
+@pytest.mark.slow
 def test_fresh_measures_each_cell_once_more_and_not_once_a_job(harness, tmp_path, joblib):
     assert harness("-m", *QUICK, "batch_size=4,8").returncode == 0
     done = harness("-m", *QUICK, "batch_size=4,8", "fresh=true", *joblib)
@@ -62,6 +64,7 @@ def test_fresh_measures_each_cell_once_more_and_not_once_a_job(harness, tmp_path
     assert sorted(Counter(record["key"] for record in records(tmp_path)).values()) == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_budget_cuts_every_jobs_corpus_alike(harness, tmp_path, joblib):
     done = harness("-m", *QUICK, "dataset.corpus=5000", "dataset.queries=50", "batch_size=4,8", "budget=48s", *joblib)
     assert done.returncode == 0, done.stderr
@@ -77,6 +80,7 @@ def test_what_a_store_lacks_is_skipped_elsewhere_too(harness, tmp_path, joblib):
     assert Counter(record["status"] for record in records(tmp_path)) == {"ok": 2, "skipped": 1}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_elsewhere_fails_the_run_and_keeps_what_was_measured(harness, tmp_path, joblib):
     (tmp_path / "deadly.py").write_text(
         "import os\nfrom tests.plugins.parts import HashedWords\n\n\n"
