@@ -1,10 +1,11 @@
 """``python -m harness project``: what build time, memory, latency and the knob come to at a larger corpus than was measured.
 
-From search cells that differ in nothing but the size of the corpus, each figure is fitted as y = a·nᵇ: least squares on logarithms, with
-the prediction interval of a new observation (Student's t with sizes - 2 degrees of freedom), because the growth of an index is close to a
-power of its size over a few decades. It is an extrapolation and says so: how far beyond the largest measured corpus each answer lies
-stands beside it. Fewer than three sizes leave nothing to judge the fit by and are refused. The bytes of an index are arithmetic; the
-formulas are here, and are set against what was measured.
+From search cells that differ in nothing but the size of the corpus, times and the knob are fitted as y = a·nᵇ, by least squares on
+logarithms, because they grow close to a power of the size over a few decades; memory as y = a + b·n, because a process has a size of its
+own beside that of its rows. Each comes with the prediction interval of a new observation (Student's t with sizes - 2 degrees of freedom).
+It is an extrapolation and says so: how far beyond the largest measured corpus each answer lies stands beside it. Fewer than three sizes
+leave nothing to judge the fit by and are refused. The bytes of an index are arithmetic; the formulas are here, and are set against what
+was measured.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ from harness.statistics import CONFIDENCE
 
 FEWEST_SIZES = 3
 """Two points lie on every line."""
+ENOUGH_SIZES = 5
+"""With five sizes the factor on the standard error is 3.2, with three 12.7."""
 FAR = 10.0
 """So many times the largest corpus that was measured is called far: another decade than the data's."""
+VAGUE = 100.0
+"""A prediction that may be off by more than this factor is not worth its digits."""
 FITS = 0.1
 """Arithmetic that is off by more than this share of what was measured is told."""
 BITS = {"SQ4U": 4, "SQ6": 6, "SQ8": 8, "BF16": 16, "FP16": 16, "FP32": 32}
@@ -60,10 +65,10 @@ class Line:
     title: str
     sizes: tuple[int, ...]
     values: tuple[float, ...]
-    exponent: float
-    """b of a·nᵇ."""
-    factor: float
-    """a."""
+    straight: bool
+    """Whether it is start + growth · n, instead of start · n ** growth."""
+    start: float
+    growth: float
     guesses: tuple[Guess, ...]
 
 
@@ -79,12 +84,19 @@ class Growth:
     """(corpus, bytes of the index by arithmetic); empty where there is no formula."""
 
 
-def fit(sizes: Sequence[float], values: Sequence[float], at: Sequence[int]) -> tuple[float, float, tuple[Guess, ...]]:
-    """Return factor and exponent of values = factor · sizes ** exponent, and the values expected elsewhere.
+def fit(
+    sizes: Sequence[float], values: Sequence[float], at: Sequence[int], *, straight: bool = False
+) -> tuple[float, float, tuple[Guess, ...]]:
+    """Return what values = start · sizes ** growth, or start + growth · sizes, comes to, and the values expected elsewhere.
 
-    Ordinary least squares of log(value) on log(size). A new observation at x has the standard error
+    Ordinary least squares of log(value) on log(size), or, where `straight`, of value on size. A new observation at x has the standard error
     s √(1 + 1/m + (x - x̄)² / Σ(xᵢ - x̄)²), s² being the residuals' sum of squares by m - 2 (any textbook on regression, such as
     N. Draper, H. Smith, "Applied Regression Analysis", 3rd edition, section 3.1).
+
+    Parameters
+    ----------
+    straight : bool, optional
+        For what has a part that is there at any size, as memory has; its interval ends at 0.
 
     Raises
     ------
@@ -93,21 +105,27 @@ def fit(sizes: Sequence[float], values: Sequence[float], at: Sequence[int]) -> t
     """
     from scipy import stats
 
-    x, y = np.log(np.asarray(sizes, dtype=np.float64)), np.log(np.asarray(values, dtype=np.float64))
+    def seen(n: Any) -> Any:
+        return np.asarray(n, dtype=np.float64) if straight else np.log(np.asarray(n, dtype=np.float64))
+
+    def back(value: float) -> float:
+        return max(value, 0.0) if straight else _exp(value)
+
+    x, y = seen(sizes), seen(values)
     if len(np.unique(x)) < FEWEST_SIZES:
         raise DataError(f"a projection needs at least {FEWEST_SIZES} corpus sizes, got {len(np.unique(x))}")
     spread = float(((x - x.mean()) ** 2).sum())
-    exponent = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
-    start = float(y.mean() - exponent * x.mean())
+    growth = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
+    start = float(y.mean() - growth * x.mean())
     freedom = len(x) - 2
-    error = math.sqrt(float(((y - start - exponent * x) ** 2).sum()) / freedom)
+    error = math.sqrt(float(((y - start - growth * x) ** 2).sum()) / freedom)
     factor = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))
     guesses = []
     for n in at:
-        middle = start + exponent * math.log(n)
-        half = factor * error * math.sqrt(1 + 1 / len(x) + (math.log(n) - float(x.mean())) ** 2 / spread)
-        guesses.append(Guess(n, _exp(middle), _exp(middle - half), _exp(middle + half), n / max(sizes)))
-    return math.exp(start), exponent, tuple(guesses)
+        middle = start + growth * float(seen(n))
+        half = factor * error * math.sqrt(1 + 1 / len(x) + (float(seen(n)) - float(x.mean())) ** 2 / spread)
+        guesses.append(Guess(n, back(middle), back(middle - half), back(middle + half), n / max(sizes)))
+    return start if straight else math.exp(start), growth, tuple(guesses)
 
 
 def _exp(value: float) -> float:
@@ -190,8 +208,9 @@ def _growth(records: Mapping[int, Record], corpora: Sequence[int], min_recall: f
     lines = []
     for figure, title, values in _series(by_size, min_recall):
         if len(values) >= FEWEST_SIZES:
-            factor, exponent, guesses = fit(list(values), list(values.values()), corpora)
-            lines.append(Line(figure, title, tuple(values), tuple(values.values()), exponent, factor, guesses))
+            straight = figure.endswith("_bytes")
+            start, growth, guesses = fit(list(values), list(values.values()), corpora, straight=straight)
+            lines.append(Line(figure, title, tuple(values), tuple(values.values()), straight, start, growth, guesses))
     words, arithmetic = _arithmetic(by_size, corpora)
     return Growth(_name(by_size), tuple(lines), words, arithmetic)
 
@@ -314,6 +333,8 @@ def _print(growths: Sequence[Growth], corpora: Sequence[int], console: Any) -> N
     from rich.markup import escape
     from rich.table import Table
 
+    from harness.report.units import plural
+
     for growth in growths:
         largest = max((max(line.sizes) for line in growth.lines), default=1)
         console.print(f"\n[bold]{escape(growth.name)}[/bold]")
@@ -328,11 +349,15 @@ def _print(growths: Sequence[Growth], corpora: Sequence[int], console: Any) -> N
             table.add_row(
                 escape(line.title),
                 seen,
-                f"n^{line.exponent:.2f}",
-                *(f"{_shown(line, one.value)}\n\\[{_shown(line, one.lo)}, {_shown(line, one.hi)}]" for one in line.guesses),
+                f"{written(line.figure, max(line.start, 0.0))} + {line.growth:,.0f} B · n" if line.straight else f"n^{line.growth:.2f}",
+                *(f"{_shown(line, one.value)}\n{_interval(line, one)}" for one in line.guesses),
             )
         console.print(table)
         console.print(escape(growth.arithmetic), highlight=False)
+        fewest = min((len(line.sizes) for line in growth.lines), default=0)
+        if fewest < ENOUGH_SIZES:
+            left = f"{fewest} sizes leave {plural(fewest - 2, 'degree')} of freedom, hence such intervals"
+            console.print(f"{left}; measure {ENOUGH_SIZES} or more.", highlight=False)
         for n, size in growth.index_bytes:
             console.print(f"  {n:,} documents: {written('index_bytes', size)} of index by arithmetic", highlight=False)
     if max(corpora) > FAR * max((max(line.sizes) for growth in growths for line in growth.lines), default=1):
@@ -341,6 +366,13 @@ def _print(growths: Sequence[Growth], corpora: Sequence[int], console: Any) -> N
             "segments and memory that runs out do not promise. Measure a larger corpus before you rely on it.",
             style="yellow",
         )
+
+
+def _interval(line: Line, guess: Guess) -> str:
+    """Return the prediction interval; where it spans more than `VAGUE` it says only that."""
+    if guess.hi > VAGUE * guess.value or guess.value > VAGUE * max(guess.lo, 1e-300):
+        return f"within more than a factor of {VAGUE:g}"
+    return f"\\[{_shown(line, guess.lo)}, {_shown(line, guess.hi)}]"
 
 
 def _shown(line: Line, value: float) -> str:

@@ -55,6 +55,17 @@ def test_a_prediction_interval_covers_a_new_measurement_about_as_often_as_it_say
     assert 0.92 <= hits / 400 <= 0.98
 
 
+def test_memory_has_a_part_of_its_own_beside_its_rows():
+    """50 MB and 400 bytes a document: as a power of the size, ten million documents would seem to fit into 60 MB."""
+    sizes = [500, 1500, 4500, 13_500]
+    start, growth, (guess,) = fit(sizes, [50e6 + 400 * n for n in sizes], [10**7], straight=True)
+    assert (start, growth, guess.value) == pytest.approx((50e6, 400.0, 4.05e9))
+    noisy = [50e6 + 400 * n + e for n, e in zip(sizes, (1e5, -2e5, 1e5, 5e4), strict=True)]
+    line, found = stats.linregress(sizes, noisy), fit(sizes, noisy, [10**7], straight=True)
+    assert found[:2] == pytest.approx((line.intercept, line.slope))
+    assert found[2][0].lo < found[2][0].value < found[2][0].hi
+
+
 def test_two_sizes_are_refused():
     with pytest.raises(DataError, match="at least 3 corpus sizes, got 2"):
         fit([1000, 1000, 2000], [1, 1, 2], [10**6])
@@ -119,8 +130,8 @@ def test_each_figure_is_projected_with_how_far_that_is(tmp_path):
     (found,) = project(cells.folder(tmp_path, *(measured(n) for n in (1000, 4000, 16_000))), [10**6], min_recall=0.94)
     lines = {line.title: line for line in found.lines}
     assert lines["insert, build and ready"].guesses[0].value == pytest.approx(3000.0, rel=1e-6)
-    assert lines["search p50, ef=64 k=100, 1 client"].exponent == pytest.approx(0.25, abs=1e-6)
-    assert lines["ef for recall@10 ≥ 0.94"].exponent == pytest.approx(0.5, abs=0.05)
+    assert lines["search p50, ef=64 k=100, 1 client"].growth == pytest.approx(0.25, abs=1e-6)
+    assert lines["ef for recall@10 ≥ 0.94"].growth == pytest.approx(0.5, abs=0.05)
     assert lines["insert, build and ready"].guesses[0].beyond == 62.5
     assert "it took 1.00 times that, which agrees" in found.arithmetic
     assert found.index_bytes[0][0] == 10**6

@@ -211,7 +211,7 @@ def _doubt(first: Candidate, second: Candidate, objective: Objective) -> str:
             return f"{names} cannot be told apart: {inside}." if found.lo <= 0 <= found.hi else f"{names} differ by {inside}."
     ratio = over_processes([x / y for x, y in zip(first.pairs.get(figure, ()), second.pairs.get(figure, ()), strict=False)])
     if ratio.lo is not None and ratio.hi is not None:
-        inside = f"a ratio of {ratio.value:.3f} [{ratio.lo:.3f}, {ratio.hi:.3f}] over {ratio.n} pairs of processes"
+        inside = f"a ratio of {ratio.value:.4f} [{ratio.lo:.4f}, {ratio.hi:.4f}] over {ratio.n} pairs of processes"
         return (
             f"{names} cannot be told apart: {inside}; raise processes=."
             if ratio.lo <= 1 <= ratio.hi

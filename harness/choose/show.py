@@ -13,7 +13,8 @@ from harness.choose.decide import Choice, Verdict
 from harness.choose.require import between, written
 from harness.records import Measured
 from harness.report.markdown import text
-from harness.report.units import INTERVALS, NULL, plural
+from harness.report.summary import MOSTLY
+from harness.report.units import INTERVALS, NULL, plural, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,6 +76,7 @@ def notes(answer: Answer) -> list[str]:
     if choice.winner is not None:
         if choice.winner.embed is None:
             found.append("The vectors were given: embedding a query is in no figure.")
+        found += _embedding(choice.winner)
         codes = dict(choice.winner.search.caveats) | (dict(choice.winner.embed.caveats) if choice.winner.embed else {})
         found += [f"{code}: {words}" for code, words in codes.items()]
     if choice.quality == "recall" and len({one.candidate.search.labels.get("model") for one in choice.qualified}) > 1:
@@ -82,6 +84,15 @@ def notes(answer: Answer) -> list[str]:
     if answer.production_note:
         found.append(answer.production_note)
     return [*found, *answer.verified]
+
+
+def _embedding(candidate: Candidate) -> list[str]:
+    """Say how much of the latency is the model's, where it is most of it: then no index will make it much shorter."""
+    model = candidate.embed.metrics.get("query_embed_p50_s") if candidate.embed else None
+    whole = candidate.figures["latency_p50_s"].value
+    if model is None or model.value is None or whole is None or not MOSTLY <= model.value / whole <= 1:
+        return []
+    return [f"Embedding the query is {share(model.value / whole)} of the median latency: a quicker model would shorten it, no index can."]
 
 
 def _row(one: Verdict, columns: Sequence[str]) -> list[str]:
