@@ -92,7 +92,7 @@ class Story:
         return sorted(sources, key=lambda source: float(np.square(self.corpus[source].astype(float) - query[0]).sum()))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, ROWS + 2), depth=st.sampled_from([3, 12, ROWS]))
 def test_an_exact_engine_that_shows_changes_at_once_has_recall_one_whatever_overlaps(seed, k, depth):
     story = Story(seed)
@@ -108,7 +108,7 @@ def test_an_exact_engine_that_shows_changes_at_once_has_recall_one_whatever_over
         assert found.gone == 0
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 10), depth=st.sampled_from([3, 12, ROWS]))
 def test_any_answer_is_held_against_what_is_common_to_all_states_that_may_have_been(seed, k, depth):
     story = Story(seed)
@@ -117,11 +117,7 @@ def test_any_answer_is_held_against_what_is_common_to_all_states_that_may_have_b
         states = story.possible(sent, done)
         common = set(states[0].items()).intersection(*(state.items() for state in states))
         any_time = set().union(*states)
-        known = [
-            number
-            for number in range(ROWS + 40)
-            if any(number in story.after(c) for c in range(sum(x.sent < done for x in story.changes) + 1))
-        ]
+        known = sorted(set().union(*(story.after(count) for count in range(sum(change.sent < done for change in story.changes) + 1))))
         answer = story.random.permutation(known)[:k].tolist()
         certain = dict(common)
         doubtful = any_time - set(certain)
