@@ -63,18 +63,21 @@ def run(
         machine=machine,
         k=k,
     )
+    failed: HarnessError | None = None
     if verify:
         from harness.choose.verify import verified
 
         console().print("measuring the best two in one loop …", highlight=False)
-        answer = replace(
-            answer,
-            verified=tuple(
-                verified(folder, [one for one in (answer.choice.winner, answer.choice.rival) if one is not None], config_dirs=config_dirs)
-            ),
-        )
+        best = [one for one in (answer.choice.winner, answer.choice.rival) if one is not None]
+        try:
+            answer = replace(answer, verified=tuple(verified(folder, best, config_dirs=config_dirs)))
+        except HarnessError as error:  # the choice stands all the same, and is written and printed first
+            failed = error
+            answer = replace(answer, verified=("Not verified in a real loop.",))
     answer = write(folder, answer)
     show.print_answer(answer, Console())
+    if failed is not None:
+        raise failed
     return 0 if answer.choice.winner is not None else 1
 
 
