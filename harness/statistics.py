@@ -396,9 +396,7 @@ def _gaffke_draws(x: NDArray[np.float64], low: float, high: float) -> tuple[NDAr
     return (weighted + low * unseen) / total, (weighted + high * unseen) / total
 
 
-def _bounds(
-    lower: NDArray[np.float64], upper: NDArray[np.float64], value: float, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
+def _bounds(lower: NDArray[np.float64], upper: NDArray[np.float64], value: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Take the quantiles of the draws; with very few scores they could pass the mean, which is then the bound."""
     tail = (1 - confidence) / 2
     return min(value, float(np.quantile(lower, tail))), max(value, float(np.quantile(upper, 1 - tail)))

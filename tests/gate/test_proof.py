@@ -45,6 +45,15 @@ def test_five_percent_more_work_hardly_ever_passes(slower, series):
     assert slower[series].share("PASS") <= 0.03
 
 
+def test_by_wall_time_an_overloaded_machine_leaves_cases_open_rather_than_deciding_them_wrongly():
+    """Processes that wait for a processor say little by the wall's clock, and the gate says so: INCONCLUSIVE."""
+    same = simulate.gates("hogged", changed=False, count=500, clock="wall")
+    slow = simulate.gates("hogged", changed=True, count=500, clock="wall")
+    assert same.blamed / 500 <= 0.01
+    assert slow.share("PASS") <= 0.03
+    assert slow.share("INCONCLUSIVE") > 0.5
+
+
 @pytest.mark.parametrize("series", ["quiet", "hogged"])
 def test_unchanged_code_passes_and_most_of_the_rounds_at_hand_are_not_needed(unchanged, series):
     assert unchanged[series].share("PASS") >= 0.95
