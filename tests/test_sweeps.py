@@ -107,8 +107,9 @@ def test_the_command_lists_the_sweeps_as_they_are_written(harness):
     assert all(f"+sweep={sweep}" in done.stdout for sweep in SWEEPS)
 
 
+@pytest.mark.slow
 def test_smoke_measures_all_it_asks_for(harness, tmp_path):
-    done = harness("+sweep=smoke", plugins=False)
+    done = harness("+sweep=smoke", plugins=False, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "4 jobs, 2 embed + 2 search cells" in done.stderr
     found = [json.loads(path.read_text()) for path in (tmp_path / "results/smoke/records").glob("*.json")]
