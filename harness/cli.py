@@ -306,7 +306,7 @@ def gate(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where a case stays inconclusive.")] = False,
     budget: Annotated[str | None, typer.Option(help="Time for measuring, such as 5m; reproducing may take as long again.")] = None,
     only: Annotated[str | None, typer.Option(help="Words: only cells or metrics that have one of them.")] = None,
-    out: Annotated[str | None, typer.Option(help="Folder to write to; else results/gate/<time>.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder to write to; else one named by the time in results/gate.")] = None,
     base_env: Annotated[str | None, typer.Option(help="Python interpreter, or folder of an environment, of the base.")] = None,
     head_env: Annotated[str | None, typer.Option(help="The same of the head.")] = None,
     base_set: Annotated[str, typer.Option(help="Settings of the base, such as 'dtype=fp32'.")] = "",

@@ -32,7 +32,7 @@ from harness.gate.decide import harrell_davis, requests_needed
 from harness.gate.outcome import Case, Decision, Verdict
 from harness.gate.rounds import Fault, Key, Seen
 from harness.gate.settings import MEMORY, SEARCH, GateCell, GateSettings
-from harness.gate.sides import Side
+from harness.gate.sides import PREFIX, Side
 from harness.replicate import describe_exit
 
 WORKER = Path(worker_file.__file__)
@@ -60,12 +60,14 @@ class Process:
 
     def __init__(self, side: Side, variables: Mapping[str, str]) -> None:
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        # What it writes goes into a folder of this process's, so that it is cleared away even if the other is killed.
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             [side.python, "-P", str(WORKER), str(side.source)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env={**os.environ, **variables},
+            env={**os.environ, **variables, "TMPDIR": self._folder.name},
             start_new_session=True,  # Ctrl-C is for the parent, which then ends this
         )
         self._buffer = b""
@@ -138,6 +140,7 @@ class Process:
             if self._process.poll() is None:  # interrupted while waiting
                 self.kill()
             self._words.close()
+            self._folder.cleanup()
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from harness import cache
 from harness.errors import HarnessError, SettingsError
 from harness.fingerprint import digest
 
-_PREFIX = "harness-gate-"
+PREFIX = "harness-gate-"
 """Beginning of a temporary folder's name; the gate's process number follows."""
 
 
@@ -97,7 +97,7 @@ def two_sides(asked: Asked, *, folder: Path, tell: Callable[[str], None] = lambd
     base, words = _base(found, asked)
     with ExitStack() as leave:
         _prune(found)
-        place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         leave.callback(shutil.rmtree, place, ignore_errors=True)
 
         def source(commit: str, name: str) -> Path:
@@ -189,8 +189,8 @@ def _worktree_title(root: Path) -> str:
 def _prune(root: Path) -> None:
     """Remove what gates that were killed have left behind."""
     temporary = Path(tempfile.gettempdir())
-    for left in temporary.glob(f"{_PREFIX}*"):
-        found = re.match(rf"{_PREFIX}(\d+)-", left.name)
+    for left in temporary.glob(f"{PREFIX}*"):
+        found = re.match(rf"{PREFIX}(\d+)-", left.name)
         if found and not psutil.pid_exists(int(found[1])):
             shutil.rmtree(left, ignore_errors=True)
     _git(root, "worktree", "prune")
