@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.compare.judge import Judged, Judgement, Word, judge
 from harness.compare.match import Lone, match
-from harness.compare.rows import Side, chosen
+from harness.compare.rows import Side, Stored, chosen, named
 from harness.report.provenance import environment
 from harness.report.units import count, plural
 
@@ -80,7 +80,7 @@ def compare(
         found.only_head,
         () if base is head else _differing(base, head),
         tuple(dict.fromkeys([*base.left_out, *head.left_out])),
-        _decides(base, head, said if varied else None),
+        _decides(base, head, [_overrides(conditions, base.rows + head.rows) for conditions in (where, heads)] if varied else None),
     )
 
 
@@ -121,6 +121,21 @@ def _differing(base: Side, head: Side) -> tuple[tuple[str, str, str], ...]:
         sides.append({f"{heading}: {name}": value for heading, facts in common.items() for name, value in facts if heading != "source"})
     one, other = sides
     return tuple((name, one[name], other[name]) for name in one if name in other and one[name] != other[name])
+
+
+def _overrides(conditions: Mapping[str, str], rows: Sequence[Stored]) -> str:
+    """Return conditions as a run takes them: an operating point's knob, k and clients are lists there."""
+    found = []
+    for name, value in conditions.items():
+        key = next((key for row in rows for key in named(row.identity, name)), name)
+        group, _, knob = key.partition(".")
+        if group == "search_params":
+            found.append(f"index.{knob}=[{value}]")
+        elif group in ("k", "concurrency"):
+            found.append(f"{'workload.' if group == 'concurrency' else ''}{group}=[{value}]")
+        else:
+            found.append(f"{key}={value}")
+    return " ".join(found)
 
 
 def _decides(base: Side, head: Side, varied: Sequence[str] | None) -> str:

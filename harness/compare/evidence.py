@@ -53,10 +53,10 @@ def replicates(stored: Stored, figure: str) -> list[float]:
         values = [record.metrics[figure].value for record in stored.repeats if figure in record.metrics]
         return [value for value in values if value is not None]
     name = f"each_{figure}" if stored.number is None else f"each_{figure}_{stored.number}"
-    several = stored.raw(name)
-    if not all(name in raw for raw in several):
+    kept = stored.raw(name)
+    if not all(name in raw for raw in kept):
         return []
-    return [float(value) for raw in several for value in raw[name]]
+    return [float(value) for raw in kept for value in raw[name]]
 
 
 def scores(stored: Stored, figure: str) -> NDArray[np.float64] | None:

@@ -85,6 +85,8 @@ def test_two_indexes_of_one_folder_at_one_knob_each(tmp_path, capsys, monkeypatc
     run([str(folder)], where=["index=hnsw ef=64"], against=["index=ivf_flat", "nprobe=16"], to_markdown=str(tmp_path / "c.md"))
     text = (tmp_path / "c.md").read_text()
     assert "2 rows on both sides" in text
+    plain = text.replace("\\[", "[").replace("\\]", "]")
+    assert '--base-set "index=hnsw index.ef=[64]" --head-set "index=ivf_flat index.nprobe=[16]"' in plain
     assert "| hnsw · ef=64 → ivf_flat · nprobe=16 | index fidelity, recall |" in text
 
 
