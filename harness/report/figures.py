@@ -159,8 +159,8 @@ def _recall_figure(section: Section, named: _Named, rows: Sequence[Row], figure:
     groups = [group for group in compared(rows) if len(group) > 1]
     of = [part for part in OF_FRONT if part in varying([group[0] for group in groups], OF_FRONT)]
     traces: list[Figure] = []
-    for group in groups:
-        best = front(group, figure)
+    fronts = [(group, best) for group in groups if len(best := front(group, figure)) > 1]
+    for group, best in fronts:
         name = " · ".join(["Pareto front", *([label(group[0], of)] if of else [])])
         traces.append(
             {
@@ -203,7 +203,7 @@ def _recall_figure(section: Section, named: _Named, rows: Sequence[Row], figure:
         _KNOB,
         _BANDS if any(row[f"{figure}_lo"] is not None for row in rows) else "",
         f"Better is to the right and {better}; the recall axis is logit, so that 0.99 and 0.999 stand apart.",
-        _FRONT if groups else _NO_FRONT if all(map(is_random, rows)) else "",
+        _FRONT if fronts else _NO_FRONT if all(map(is_random, rows)) else "",
         _ASIDE if lines.rest else "",
     ]
     return {
@@ -489,9 +489,14 @@ def search_parts(section: Section) -> list[Figure]:
         and row["churn_per_s"] is None
         and None not in (row["search_latency_p50_s"], row["round_trip_p50_s"], row["floor_p50_s"])
     ]
+    stores: dict[str, list[Row]] = {}
+    for row in rows:
+        stores.setdefault(str(row["store"]), []).append(row)  # a network away from each other: one axis would show only the slower
+    return [_search_bars(store if len(stores) > 1 else "", found, section) for store, found in stores.items()]
+
+
+def _search_bars(setting: str, rows: Sequence[Row], section: Section) -> Figure:
     chosen = section.foremost(rows, BARS)
-    if not chosen:
-        return []
     named = _Named(chosen, (*LINE, SEARCH, TARGET, K, FILTER), INDEX, SEARCH)
     parts = [_search_shares(row) for row in chosen]
     stacks = []
@@ -502,18 +507,16 @@ def search_parts(section: Section) -> list[Figure]:
             for row, took in zip(chosen, parts, strict=True)
         ]
         stacks.append((title, place, [1e3 * took[place] for took in parts], texts))
-    return [
-        _bars(
-            chosen,
-            [named.name(row) for row in chosen],
-            [f"{number('search_latency_p50_s', row['search_latency_p50_s'])} ms" for row in chosen],
-            stacks,
-            setting="",
-            title="median latency (ms)",
-            caption="Round trip: a search in a near-empty collection. Floor: what as many rows cost beyond that under the cheapest index "
-            "in two dimensions. Only what lies above can the choice of index change." + _left_out(chosen, rows),
-        )
-    ]
+    return _bars(
+        chosen,
+        [named.name(row) for row in chosen],
+        [f"{number('search_latency_p50_s', row['search_latency_p50_s'])} ms" for row in chosen],
+        stacks,
+        setting=setting,
+        title="median latency (ms)",
+        caption="Round trip: a search in a near-empty collection. Floor: what as many rows cost beyond that under the cheapest index "
+        "in two dimensions. Only what lies above can the choice of index change." + _left_out(chosen, rows),
+    )
 
 
 def _search_shares(row: Row) -> tuple[float, float, float]:

@@ -20,6 +20,7 @@ from harness.report.figures import Picture, pictures
 from harness.report.packed import packed_json, packed_plotly
 from harness.report.rows import (
     BATCH,
+    BUILD,
     EMBED_PARTS,
     INDEX,
     MODEL,
@@ -37,7 +38,7 @@ from harness.report.rows import (
     varying,
 )
 from harness.report.summary import GOOD_RECALL, Best, best, findings, overview, unmeasured
-from harness.report.tables import Cell, Table, whole_embed_table, whole_search_table
+from harness.report.tables import Cell, Table, index_in_two_builds, whole_embed_table, whole_search_table
 from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, plural
 
 _SCRIPTS = ("page_state.js", "page_tables.js", "page_charts.js", "page.js")
@@ -186,7 +187,7 @@ def _curves(section: Section, place: int, found: Mapping[str, Mapping[Kind, Dist
     made = []
     for kind, title in KINDS.items():
         rows = section.search if kind == "search" else section.embed
-        known = [row for row in rows if kind in found.get(anchor(row), {})]
+        known = [row for row in rows if (one := found.get(anchor(row), {}).get(kind)) and _is_curve(one)]
         if not known:
             continue
         named = _names(rows)
@@ -203,6 +204,11 @@ def _curves(section: Section, place: int, found: Mapping[str, Mapping[Kind, Dist
             )
         )
     return made
+
+
+def _is_curve(one: Distribution) -> bool:
+    """Whether enough of a distribution can be stated to draw it."""
+    return sum(value is not None for value in one.quantiles) >= 3
 
 
 def _typical(rows: Sequence[Row]) -> list[Row]:
@@ -228,7 +234,7 @@ def _names(rows: Sequence[Row]) -> dict[int, str]:
     search = rows[0]["kind"] == "search"
     always = (INDEX, SEARCH) if search else (MODEL, BATCH)
     told = varying(rows, SEARCH_PARTS if search else EMBED_PARTS)
-    parts = [*always, *(part for part in told if part not in always)]
+    parts = [*always, *(part for part in told if part not in always and (part is not BUILD or index_in_two_builds(rows)))]
     return {id(row): label(row, parts) for row in rows}
 
 
@@ -284,7 +290,11 @@ def _data(
         "pictures": [{"id": place, "figures": _rounded(picture.figures)} for place, picture in figures],
         "curves": [{"id": curve.id, "kind": curve.kind, "table": curve.table, "chosen": curve.chosen} for curve in curves],
         "sketches": {
-            name: {kind: [one.n, [None if value is None else _short(value, 4) for value in one.quantiles]] for kind, one in kinds.items()}
+            name: {
+                kind: [one.n, [None if value is None else _short(value, 4) for value in one.quantiles]]
+                for kind, one in kinds.items()
+                if _is_curve(one)
+            }
             for name, kinds in found.items()
         },
         "records": _whole(shown, records),

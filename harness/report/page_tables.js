@@ -244,7 +244,7 @@ function showDetails(anchor) {
   });
   const body = document.getElementById("details-body");
   body.replaceChildren(...[...groups].flatMap(([group, facts]) => [element("h3", {}, group), element("dl", { class: "facts-list" }, ...facts)]));
-  if (data.sketches[anchor]) {
+  if (curves.some((curve) => fits(curve, anchor))) {
     body.prepend(element("p", {}, element("button", { type: "button", onclick: () => { toggleCurve(anchor); dialog.close(); } }, "compare its distribution")));
   }
   const record = data.records[row.key];

@@ -151,7 +151,7 @@ def _whole(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], f
     named = [*always, *(part for part in parts if part not in always and any(part.of(row) for row in rows))]
     named += [part for part in told if part not in parts]
     unreal = any(is_random(row) for row in rows)
-    needed = [part for part in told if part is not BUILD or _index_in_two_builds(rows)]
+    needed = [part for part in told if part is not BUILD or index_in_two_builds(rows)]
     identity = [
         Column(part.title, number=part.number, name=part.column, shown=part in needed or part in always or (part is MODEL and unreal))
         for part in named
@@ -184,7 +184,7 @@ def _table(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], f
     units = {str(row["unit"]) for row in rows if row["unit"] is not None}
     caveats = not merged and any(row["caveats"] for row in rows)
     if merged:
-        more = [part for part in shown if part not in always and (part is not BUILD or _index_in_two_builds(rows))]
+        more = [part for part in shown if part not in always and (part is not BUILD or index_in_two_builds(rows))]
         identity = [Column(always[0].title)]
         names = [[_name(row, always, more)] for row in rows]
     else:
@@ -215,7 +215,8 @@ def _caveats(row: Row) -> Cell:
     return Cell(", ".join(texts), note=" ".join(texts.values()), sort=", ".join(texts))
 
 
-def _index_in_two_builds(rows: Sequence[Row]) -> bool:
+def index_in_two_builds(rows: Sequence[Row]) -> bool:
+    """Whether an index's name alone leaves open how it was built."""
     return len({(row["index"], row["build_params"]) for row in rows}) > len({row["index"] for row in rows})
 
 

@@ -162,6 +162,13 @@ def test_the_parts_of_a_search_add_up_to_its_median():
     assert found["floor"]["x"] == pytest.approx([9.2 - 1.1] * len(sums))
 
 
+def test_each_store_has_its_own_axis_of_times():
+    other = hnsw(examples.point({"ef": 16}, 0.9, 0.0001), key="a02")
+    other.labels["store"] = "faiss"
+    found = figures.search_parts(section_of(hnsw(examples.point({"ef": 16}, 0.9, 0.01)), other))
+    assert {figure["setting"] for figure in found} == {"faiss", "milvus_lite"}
+
+
 def test_a_floor_above_the_latency_leaves_nothing_negative():
     [figure] = figures.search_parts(section_of(hnsw(examples.point({"ef": 16}, 0.9, 0.005))))
     assert [trace["x"] for trace in figure["data"]] == [pytest.approx([1.1]), pytest.approx([3.9]), [0.0]]
