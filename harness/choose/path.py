@@ -25,6 +25,8 @@ from harness.statistics import over_processes, samples_for_percentile
 Samples = Sequence[NDArray[np.float64]]
 """Seconds, one array a process."""
 
+_MORE = {"embed": "min_duration_s", "search": "workload.min_requests"}
+"""What brings more samples: an embed cell takes as many single queries as fit into its time."""
 _CLOSE = 1e-9
 """The percentile of the sums is found to this share of itself: a nanosecond in a second, which is the clock's own step."""
 
@@ -81,7 +83,7 @@ def percentile(embed: Samples | None, search: Samples, q: float) -> tuple[Measur
             continue
         fewest = min((len(one) for one in samples), default=0)
         if fewest < needed:
-            reason = f"p{100 * q:g} needs {needed} samples in each process, the {what} cell has {fewest}"
+            reason = f"p{100 * q:g} needs {needed} samples in each process, the {what} cell has {fewest}; raise {_MORE[what]}="
             return Measured(None, "s", "lower", reason=reason), ()
     if embed is None:
         values = tuple(float(np.quantile(one, q)) for one in search)
