@@ -6,7 +6,10 @@ hang on the machine is gated all the same: recall, nDCG, the size of the index. 
 COMPARABLE, never a PASS.
 
 No regression is measured again here. In place of that, one counts only if it also holds at a level divided by the number of timings judged,
-so that the whole gate still blames an unchanged program in at most one case of a hundred by chance.
+so that the whole gate still blames an unchanged program in at most one case of a hundred by chance, as long as the machine was the same at
+both times. No statistics on such files can show that: in a simulation of unchanged programs, 24 timings, 10 processes a side that differ
+by 2 %, and hours of the machine that differ by 3 % (one standard deviation), 39 of 100 gates blamed the program, and none of 150 where the
+hours were alike. Interleaved rounds (``python -m harness gate --base REF``) do not have this weakness.
 """
 
 from __future__ import annotations
