@@ -9,6 +9,7 @@ from harness.errors import SettingsError
 from harness.listing import described
 from harness.plan import fewest_to_tune, make_plan
 from harness.settings import CONF, composing, options, with_sweep
+from tests.conftest import QUICK
 
 SWEEPS = options("sweep")
 SMALL = ["dataset.corpus=256", "dataset.queries=40"]
@@ -118,3 +119,10 @@ def test_smoke_measures_all_it_asks_for(harness, tmp_path):
     again = harness("+sweep=smoke", plugins=False)
     assert again.returncode == 0
     assert "4 measured already, 0 to measure" in again.stderr
+
+
+def test_a_sweep_by_name_goes_through_hydra_with_what_the_command_line_says(harness, tmp_path):
+    done = harness("+sweep=smoke", *QUICK, "batch_size=2,4", "processes=1", "dataset.corpus=60", "dataset.queries=12", "name=here")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(path.read_text()) for path in (tmp_path / "results/here/records").glob("*.json")]
+    assert sorted((record["kind"], record["status"]) for record in found) == [("embed", "ok")] * 2 + [("search", "ok")]
