@@ -146,4 +146,4 @@ def _decides(base: Side, head: Side, varied: Sequence[str] | None) -> str:
         one, other = (found.copy().pop() for found in commits)
         if one != other and not any(name == "None" or name.endswith("+changes") for name in (one, other)):
             return f"To decide: python -m harness gate --base {one[:12]} --head {other[:12]}"
-    return "To decide, measure both sides with processes=10 or more, or side by side with python -m harness gate."
+    return "To decide, measure side by side with python -m harness gate, or ten times on either side (fresh=true)."

@@ -7,13 +7,14 @@ that was measured several times brings the processes of all its records.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.compare.rows import Stored, arrays
-from harness.records import Measured
+from harness.records import Measured, Record
 from harness.statistics import CONFIDENCE, supports_percentile
 
 _QUANTILES = {
@@ -57,6 +58,28 @@ def replicates(stored: Stored, figure: str) -> list[float]:
     if not all(name in raw for raw in kept):
         return []
     return [float(value) for raw in kept for value in raw[name]]
+
+
+def of_runs(stored: Stored, figure: str) -> list[float]:
+    """Return one value a run, the geometric mean of its processes; empty where the records do not hold them.
+
+    The processes of one run see the same minutes of the machine, so that for comparing two sides that were measured at different times
+    they are no independent evidence, however many; runs at different times are.
+    """
+    each = [replicates(one_run(stored, run), figure) for run in stored.repeats]
+    if not all(each) or any(value <= 0 for values in each for value in values):
+        return []
+    return [geometric_mean(values) for values in each]
+
+
+def one_run(stored: Stored, run: Record) -> Stored:
+    """Return the row as one of its runs had it."""
+    return replace(stored, repeats=(run,))
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Return the geometric mean of positive numbers."""
+    return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
 def scores(stored: Stored, figure: str) -> NDArray[np.float64] | None:

@@ -1,6 +1,6 @@
 """What may be said of each figure of two matched rows: faster, slower, no difference shown, or not comparable and why.
 
-One rule serves this and the gate: with enough independent processes a side on one machine, `harness.gate.decide.unpaired` decides. Below
+One rule serves this and the gate: with enough independent runs a side on one machine, `harness.gate.decide.unpaired` decides. Below
 that the ratio and its interval are shown and called *advisory*: three processes of one run see the same minute of a machine, and two such
 runs of the same code can differ. Scores are compared query by query, sizes that do not vary as they are.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.compare.evidence import ratio, replicates, scores
+from harness.compare.evidence import ratio, of_runs, scores
 from harness.compare.match import NOT_OF_THE_MACHINE, Pair, other_definition, other_machine
 from harness.gate.decide import unpaired
 from harness.gate.kinds import KINDS, Kind
@@ -21,7 +21,7 @@ from harness.statistics import paired_difference
 Word = Literal["faster", "slower", "better", "worse", "smaller", "larger", "no difference shown", "not comparable"]
 
 ENOUGH = 10
-"""Independent processes a side below which nothing is decided."""
+"""Independent runs a side below which nothing is decided."""
 
 _RATE = Kind("duration", "1/s", "higher", 0.025, 0.05, "a rate")
 
@@ -149,8 +149,8 @@ def _of_scores(pair: Pair, figure: str, base: Measured, head: Measured) -> Judge
 
 
 def _of_ratio(pair: Pair, figure: str, kind: Kind, base: Measured, head: Measured, elsewhere: bool) -> Judgement:
-    several = min(pair.base.processes, pair.head.processes) >= ENOUGH and not elsewhere and "device" not in pair.varied
-    values = (replicates(pair.base, figure), replicates(pair.head, figure)) if several else ([], [])
+    several = min(len(pair.base.repeats), len(pair.head.repeats)) >= ENOUGH and not elsewhere and "device" not in pair.varied
+    values = (of_runs(pair.base, figure), of_runs(pair.head, figure)) if several else ([], [])
     decisive = min(map(len, values)) >= ENOUGH
     constant = kind.name == "exact" and all(len(set(side)) == 1 for side in values)
     if decisive and not constant:

@@ -1,15 +1,15 @@
 """The gate on results that lie in two folders, with nothing measured anew.
 
-Such results were measured one side after the other, so that a slower hour looks like a slower version. Timings and memory are
-therefore decided only where ten independent processes a side were measured on one machine, and shown as advisory otherwise. What does not
-hang on the machine is gated all the same: recall, nDCG, the size of the index. Other data, weights or definitions of a metric are NOT
-COMPARABLE, never a PASS.
+Such results were measured one side after the other, so that a slower hour looks like a slower version. The unit of evidence is therefore
+the *run*, a whole measurement at a time of its own, and never the process: in a simulation of unchanged programs, 24 timings, one run of ten
+processes a side that differ by 2 %, and hours of the machine that differ by 3 % (one standard deviation), 39 of 100 gates blamed the
+program, and none of 150 where the hours were alike. Timings and memory are decided only where each side has ten runs on one machine
+(``fresh=true`` adds one), and shown as advisory otherwise. What does not hang on the machine is gated all the same: recall, nDCG, the size of
+the index. Other data, weights or definitions of a metric are NOT COMPARABLE, never a PASS.
 
-No regression is measured again here. In place of that, one counts only if it also holds at a level divided by the number of timings judged,
-so that the whole gate still blames an unchanged program in at most one case of a hundred by chance, as long as the machine was the same at
-both times. No statistics on such files can show that: in a simulation of unchanged programs, 24 timings, 10 processes a side that differ
-by 2 %, and hours of the machine that differ by 3 % (one standard deviation), 39 of 100 gates blamed the program, and none of 150 where the
-hours were alike. Interleaved rounds (``python -m harness gate --base REF``) do not have this weakness.
+No regression is measured again here. In place of that, one counts only if it also holds at a level divided by the number of timings judged.
+Ten runs of base in one week and ten of head in the next still share what changed on the machine between the weeks; interleaved rounds
+(``python -m harness gate --base REF``) do not have this weakness.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from statistics import median
 
 import numpy as np
 
-from harness.compare.evidence import replicates, scores
+from harness.compare.evidence import geometric_mean, of_runs, one_run, replicates, scores
 from harness.compare.match import NOT_OF_THE_MACHINE, Lone, Pair, match, other_definition, other_machine
 from harness.compare.rows import Stored, arrays, read_side
 from harness.errors import DataError
@@ -32,11 +32,11 @@ from harness.gate.outcome import Case, Decision, Outcome, Verdict
 from harness.report.provenance import machines
 
 ENOUGH = 10
-"""Independent processes a side below which no timing is decided."""
+"""Independent runs a side below which no timing is decided."""
 
 APART = "The two sides were not measured in common rounds: a difference between two hours of the machine looks like one of the program."
 MORE = (
-    f"A verdict on a timing needs {ENOUGH} independent processes a side on one machine (processes={ENOUGH}, or fresh=true again), "
+    f"A verdict on a timing needs {ENOUGH} runs a side at different times on one machine (fresh=true adds one), "
     "or both versions side by side: python -m harness gate --base REF."
 )
 
@@ -218,7 +218,7 @@ def _figure(pair: Pair, metric: str, figure: str, machine: str, across_machines:
     if figure in ("recall", "ndcg_at_10"):
         return _scores(pair, metric, figure)
     if figure == "index_bytes":
-        sides = _values(pair.base, figure), _values(pair.head, figure)
+        sides = replicates(pair.base, figure) or _values(pair.base, figure), replicates(pair.head, figure) or _values(pair.head, figure)
         if all(len(set(side)) == 1 for side in sides):
             decision = exact(sides[0], sides[1], kind)
             return Case(
@@ -234,9 +234,9 @@ def _figure(pair: Pair, metric: str, figure: str, machine: str, across_machines:
 
 
 def timings(cell: str, metric: str, kind: Kind, base: Sequence[float], head: Sequence[float], against: str = "") -> Timings:
-    """Return a case of independent values, one a process; `against` says what forbids a verdict whatever their number."""
+    """Return a case of independent values, one a run; `against` says what forbids a verdict whatever their number."""
     fewest = min(len(base), len(head))
-    advice = against or f"{len(base)} and {len(head)} independent processes of the {ENOUGH} a side that a verdict needs"
+    advice = against or f"{len(base)} and {len(head)} independent runs of the {ENOUGH} a side that a verdict needs"
     enough = fewest >= ENOUGH and not against
 
     def rule(alpha: float) -> Decision:
@@ -248,10 +248,10 @@ def timings(cell: str, metric: str, kind: Kind, base: Sequence[float], head: Seq
 def _tail(pair: Pair, metric: str, kind: Kind, machine: str) -> Timings | None:
     """Return the case of a quantile of latency; none where the requests of a process are too few for it."""
     q = _TAILS[metric]
-    sides = [arrays(one, f"latency_s_{one.number}") for one in (pair.base, pair.head)]
-    if not all(sides) or any(one.size < requests_needed(q) for side in sides for one in side):
+    each = [[arrays(one_run(side, run), f"latency_s_{side.number}") for run in side.repeats] for side in (pair.base, pair.head)]
+    if not all(each) or any(one.size < requests_needed(q) for side in each for run in side for one in run or [np.empty(0)]):
         return None
-    values = [[harrell_davis(one, q) for one in side] for side in sides]
+    values = [[geometric_mean([harrell_davis(one, q) for one in run]) for run in side] for side in each]
     against = machine or ("a 99th percentile is shown and never decided on" if metric in _SHOWN_ONLY else "")
     return timings(_name(pair.head), metric, kind, values[0], values[1], against)
 
@@ -277,8 +277,8 @@ def _scores(pair: Pair, metric: str, figure: str) -> Case:
 
 
 def _values(row: Stored, figure: str) -> list[float]:
-    """Return a value a process, or, where the records keep none, a value a record."""
-    kept = replicates(row, figure)
+    """Return a value a run, or, where the records keep none, that of the newest."""
+    kept = of_runs(row, figure)
     if kept:
         return kept
     value = _measured(row, figure)

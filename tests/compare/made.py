@@ -62,6 +62,11 @@ def _record(
     return Record(**(fields | more))
 
 
+def runs(count, make, *, seed=0, **more):
+    """The same cell measured so many times, at different times."""
+    return [make(seed=seed + number, **more) for number in range(count)]
+
+
 def embed(*, scale=1.0, processes=3, seed=0, batch_size=8, key=None, **more):
     """An embed cell whose times are `scale` times the usual."""
     rng = np.random.default_rng([seed, 1])

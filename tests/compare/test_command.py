@@ -127,7 +127,7 @@ def test_the_commits_are_in_the_command_that_decides(tmp_path):
     head = read_side(made.folder_of(tmp_path / "head", made.embed(seed=2, commit="d" * 40)))
     assert "gate --base cccccccccccc --head dddddddddddd" in compare(base, head).decides
     dirty = read_side(made.folder_of(tmp_path / "dirty", made.embed(seed=2, commit="d" * 40 + "+changes")))
-    assert "processes=10" in compare(base, dirty).decides
+    assert "fresh=true" in compare(base, dirty).decides
 
 
 def test_a_hostile_name_is_text_everywhere(tmp_path):

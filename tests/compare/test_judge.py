@@ -18,8 +18,8 @@ def judged(tmp_path, base, head, **more):
     return {(one.pair.base.part, figure.figure): figure for one in found for figure in one.judgements}
 
 
-def test_with_ten_processes_a_side_a_slowdown_is_decided_and_named(tmp_path):
-    found = judged(tmp_path, [made.embed(processes=12, seed=1)], [made.embed(processes=12, seed=2, scale=1.1)])
+def test_with_ten_runs_a_side_a_slowdown_is_decided_and_named(tmp_path):
+    found = judged(tmp_path, made.runs(12, made.embed), made.runs(12, made.embed, seed=20, scale=1.1))
     for figure in ("throughput_per_s", "pipeline_per_s", "query_embed_p50_s", "load_s"):
         one = found["embed", figure]
         assert (one.word, one.advisory) == ("slower", False), figure
@@ -30,7 +30,7 @@ def test_with_ten_processes_a_side_a_slowdown_is_decided_and_named(tmp_path):
 
 
 def test_swapped_sides_turn_slower_into_faster(tmp_path):
-    found = judged(tmp_path, [made.embed(processes=12, seed=2, scale=1.1)], [made.embed(processes=12, seed=1)])
+    found = judged(tmp_path, made.runs(12, made.embed, seed=20, scale=1.1), made.runs(12, made.embed))
     assert found["embed", "query_embed_p50_s"].word == "faster"
     assert found["embed", "throughput_per_s"].word == "faster"
 
@@ -44,8 +44,8 @@ def test_three_processes_are_advisory_however_clear_they_look(tmp_path):
 def test_the_same_code_measured_twice_shows_no_difference(tmp_path):
     found = judged(
         tmp_path,
-        [made.embed(processes=12, seed=1), made.search(processes=12, seed=1)],
-        [made.embed(processes=12, seed=2), made.search(processes=12, seed=2)],
+        [*made.runs(12, made.embed), *made.runs(12, made.search)],
+        [*made.runs(12, made.embed, seed=20), *made.runs(12, made.search, seed=20)],
     )
     assert {one.word for one in found.values()} == {"no difference shown"}
 
@@ -80,8 +80,8 @@ def test_scores_of_other_queries_show_nothing(tmp_path, change):
 
 
 def test_on_another_machine_only_what_does_not_hang_on_it_is_compared(tmp_path):
-    base = [made.search(processes=12, seed=1, recalls=[made.queries(1)])]
-    head = [made.search(processes=12, seed=2, scale=1.5, recalls=[made.queries(1)], size=34e6, machine={"cores": 4})]
+    base = [made.search(seed=1, recalls=[made.queries(1)])]
+    head = [made.search(seed=2, scale=1.5, recalls=[made.queries(1)], size=34e6, machine={"cores": 4})]
     found = judged(tmp_path / "no", base, head)
     assert found["point", "search_latency_p50_s"].word == "not comparable"
     assert "cores 2 / 4" in found["point", "search_latency_p50_s"].reason
@@ -93,7 +93,7 @@ def test_on_another_machine_only_what_does_not_hang_on_it_is_compared(tmp_path):
 
 
 def test_another_definition_is_not_compared(tmp_path):
-    found = judged(tmp_path, [made.search(processes=12)], [made.search(processes=12, source={"harness.timing": "x"})], across_machines=True)
+    found = judged(tmp_path, [made.search()], [made.search(source={"harness.timing": "x"})], across_machines=True)
     assert found["point", "search_latency_p50_s"].word == "not comparable"
     assert "harness.timing" in found["point", "search_latency_p50_s"].reason
     assert found["point", "recall"].word == "no difference shown"
