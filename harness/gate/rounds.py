@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from harness.gate.decide import LOOKS, confirm, decide, exact, log_ratios, quality, second_alpha
+from harness.gate.decide import LOOKS, confirm, control_alpha, decide, exact, log_ratios, quality, second_alpha
 from harness.gate.kinds import Kind
 from harness.gate.outcome import Case, Decision
 
@@ -98,12 +98,12 @@ class Series:
             self.beside.append(statistics.median(arms["control"]))
             self.beside_x.append(_round_value(arms["base"], arms["control"], self.kind))
 
-    def look(self, *, alpha: float, last: bool = False) -> None:
-        """Decide if that can be done now; with `last` in any case."""
+    def look(self, *, alpha: float, control: float = ALPHA, last: bool = False) -> None:
+        """Decide if that can be done now, the control at a level of its own; with `last` in any case."""
         self.decision = self._decided(self.head, self.x, self.wall, alpha=alpha, last=last)
         if self.beside and self.control is None:
             done = self.decision is not None
-            self.control = self._decided(self.beside, self.beside_x, [], alpha=alpha, last=last or done)
+            self.control = self._decided(self.beside, self.beside_x, [], alpha=control, last=last or done)
 
     def _decided(self, head: list[Any], x: list[float], wall: list[float], *, alpha: float, last: bool) -> Decision | None:
         count = len(self.base)
@@ -214,7 +214,7 @@ def schedule(
     arms = ("base", "head", "control") if control else ("base", "head")
     series = {key: Series(key, kind) for key, kind in kinds.items()}
     tests = sum(kind.name in ("duration", "tail", "memory") for kind in kinds.values()) + len(guarded)
-    stage = _Stage(instrument, arms, tell, clock)
+    stage = _Stage(instrument, arms, tell, clock, control_alpha(tests))
     stage.run(list(series.values()), alpha=ALPHA, budget_s=budget_s, confirming=False)
     candidates = [one for one in series.values() if _to_confirm(one)]
     again = {one.key: Series(one.key, one.kind) for one in candidates}
@@ -263,8 +263,10 @@ def _as_control(series: Series) -> Case:
 class _Stage:
     """One measurement: rounds until all cases are decided, the budget is spent, or somebody interrupts."""
 
-    def __init__(self, instrument: Instrument, arms: Sequence[str], tell: Callable[[Progress], None], clock: Callable[[], float]) -> None:
-        self._instrument, self.arms, self._tell, self._clock = instrument, arms, tell, clock
+    def __init__(
+        self, instrument: Instrument, arms: Sequence[str], tell: Callable[[Progress], None], clock: Callable[[], float], control: float
+    ) -> None:
+        self._instrument, self.arms, self._tell, self._clock, self._control = instrument, arms, tell, clock, control
         self._number = 0
         self.interrupted = False
 
@@ -292,10 +294,9 @@ class _Stage:
             self.interrupted = True
         for one in series:
             if one.decision is None and not (self.interrupted and confirming):
-                one.look(alpha=alpha, last=True)
+                one.look(alpha=alpha, control=self._control, last=True)
 
-    @staticmethod
-    def _take(one: Series, seen: Seen | Fault | None, alpha: float) -> None:
+    def _take(self, one: Series, seen: Seen | Fault | None, alpha: float) -> None:
         if seen is None:
             return
         if isinstance(seen, Fault):
@@ -306,4 +307,4 @@ class _Stage:
                 one.decision = Decision("NEW", rounds=rounds, reason=f"base cannot do it: {seen.text}")
             return
         one.add(seen)
-        one.look(alpha=alpha)
+        one.look(alpha=alpha, control=self._control)

@@ -1,11 +1,11 @@
 """The gate on results that lie in two folders, with nothing measured anew.
 
-Such results were measured one side after the other, so that a slower hour looks like a slower version. The unit of evidence is therefore
-the *run*, a whole measurement at a time of its own, and never the process: in a simulation of unchanged programs, 24 timings, one run of ten
+Such results were measured one side after the other, so that a slower hour looks like a slower version. The unit of evidence is therefore the
+*run*, a whole measurement at a time of its own, and never the process. In a simulation of unchanged programs, 24 timings, one run of ten
 processes a side that differ by 2 %, and hours of the machine that differ by 3 % (one standard deviation), 39 of 100 gates blamed the
 program, and none of 150 where the hours were alike. Timings and memory are decided only where each side has ten runs on one machine
-(``fresh=true`` adds one), and shown as advisory otherwise. What does not hang on the machine is gated all the same: recall, nDCG, the size of
-the index. Other data, weights or definitions of a metric are NOT COMPARABLE, never a PASS.
+(``fresh=true`` adds one), and shown as advisory otherwise. What does not hang on the machine is gated all the same: recall, nDCG, the
+size of the index. Other data, weights or definitions of a metric are NOT COMPARABLE, never a PASS.
 
 No regression is measured again here. In place of that, one counts only if it also holds at a level divided by the number of timings judged.
 Ten runs of base in one week and ten of head in the next still share what changed on the machine between the weeks; interleaved rounds
