@@ -344,7 +344,9 @@ def gate(
 
 @app.command()
 def compare(
-    folders: Annotated[list[str], typer.Argument(metavar="BASE [HEAD…]", help="Folders of results; the first is the base of all.", show_default=False)],
+    folders: Annotated[
+        list[str], typer.Argument(metavar="BASE [HEAD…]", help="Folders of results; the first is the base of all.", show_default=False)
+    ],
     before: Annotated[str | None, typer.Option(help="One folder: base is what was measured before this time (UTC).")] = None,
     after: Annotated[str | None, typer.Option(help="One folder: head is what was measured since this time; --before's by default.")] = None,
     where: Annotated[list[str] | None, typer.Option(help="Only rows with this setting, such as store=faiss or ef=64.")] = None,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.compare.evidence import ratio, of_runs, scores
+from harness.compare.evidence import of_runs, ratio, scores
 from harness.compare.match import NOT_OF_THE_MACHINE, Pair, other_definition, other_machine
 from harness.gate.decide import unpaired
 from harness.gate.kinds import KINDS, Kind

@@ -1,6 +1,6 @@
 """The gate on results that lie in two folders, with nothing measured anew.
 
-Such results were measured one side after the other, so that a slower hour looks like a slower version. The unit of evidence is therefore the
+Such results were measured one side after the other, so that a slower hour looks like a slower version. The unit of evidence is thus the
 *run*, a whole measurement at a time of its own, and never the process. In a simulation of unchanged programs, 24 timings, one run of ten
 processes a side that differ by 2 %, and hours of the machine that differ by 3 % (one standard deviation), 39 of 100 gates blamed the
 program, and none of 150 where the hours were alike. Timings and memory are decided only where each side has ten runs on one machine
