@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -133,6 +134,15 @@ def measured(shell):
     return shell("-m", "harness", *EXAMPLES, *SMALL)
 
 
+@pytest.fixture(scope="module")
+def stored(measured, here):
+    """The folders of results that the documents' commands name: those of the first command, and the reference that comes along."""
+    assert measured.returncode == 0, measured.stderr
+    for name in ("before", "after", "laptop", "server"):
+        shutil.copytree(here / "results/default", here / "results" / name)
+    shutil.copytree(ROOT / "results/reference", here / "results/reference")
+
+
 # ---------------------------------------------------------------------------------------- commands
 
 
@@ -167,8 +177,8 @@ def test_every_command_in_a_document_works(document, command, shell, request):
         return None
     assert words[:3] == ["python", "-m", "harness"], f"no rule here checks `{command}`"
     arguments = words[3:]
-    if arguments[:1] == ["report"]:
-        request.getfixturevalue("measured")
+    if arguments and arguments[0] in ("report", "compare", "choose", "merge"):
+        request.getfixturevalue("stored")
     if not arguments or arguments[0] not in (*cli.COMMANDS, "--help", "--cfg"):
         arguments = ["plan", *arguments]
     if arguments[0] == "plan" and not any(word.startswith(("dataset=", "dataset.corpus")) for word in arguments):

@@ -35,7 +35,7 @@ def test_hnsw_search_rate_is_at_least_097_of_a_bare_loop(benchmark, publish, ef)
     store.insert(corpus, 0)
     store.build()
     graph, parameters = store._built.whole, faiss.SearchParametersHNSW(efSearch=ef)
-    requests, rounds = [np.asarray([i]) for i in range(40)], 5 if benchmark.enabled else 1
+    requests, rounds = [np.asarray([i]) for i in range(40)], 15 if benchmark.enabled else 1
 
     def through_the_harness():
         point = _Point("point", Asked(10, {"ef": ef}))
@@ -53,7 +53,7 @@ def test_hnsw_search_rate_is_at_least_097_of_a_bare_loop(benchmark, publish, ef)
     answers = {}
     alternated(through_the_harness, bare, pairs=2)
     assert all(np.array_equal(answers[i], graph.search(queries[i : i + 1], 10, params=parameters)[1][0]) for i in range(40))
-    found = ratio(alternated(through_the_harness, bare, pairs=200 if benchmark.enabled else 2))
+    found = ratio(alternated(through_the_harness, bare, pairs=100 if benchmark.enabled else 2))
     benchmark.pedantic(through_the_harness, rounds=3)
     publish(**{f"faiss_hnsw_ef_{ef}_rate_harness_by_bare": found})
     if benchmark.enabled:
