@@ -222,6 +222,17 @@ def test_the_plan_shown_is_the_plan_printed(shell):
     assert counts[0] in block
 
 
+def test_the_choice_shown_is_the_choice_made(shell, stored):
+    block = next(block.text for block in blocks("README.md") if "harness choose" in block.text and block.language == "console")
+    command, *shown = block.splitlines()
+    done = shell("-m", "harness", *shlex.split(command.removeprefix("$ "))[3:])
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    sentence = " ".join(" ".join(shown).split()).partition("The front")[0]
+    assert sentence in said
+    assert set(re.findall(r"\d[\d.,]*", " ".join(shown))) <= set(re.findall(r"\d[\d.,]*", said))
+
+
 def test_the_mistakes_shown_are_answered_as_shown(shell):
     block = next(block.text for block in blocks("README.md") if block.language == "console" and "error: " in block.text)
     command, *shown = block.splitlines()
