@@ -253,8 +253,18 @@ def arrays(stored: Stored, name: str) -> list[NDArray[np.float64]]:
 
 
 def chosen(rows: Iterable[Stored], conditions: Mapping[str, str]) -> list[Stored]:
-    """Return the rows that meet all conditions, such as ``{"store": "faiss", "ef": "64"}``; a build has no ``ef`` and needs none."""
+    """Return the rows that meet all conditions, such as ``{"store": "faiss", "ef": "64"}``; a build has no ``ef`` and needs none.
+
+    Raises
+    ------
+    harness.errors.SettingsError
+        When no row has a setting of that name.
+    """
     rows = list(rows)
+    known = sorted({key for row in rows for key in row.identity})
+    unknown = [name for name in conditions if not any(named(dict.fromkeys(known), name))]
+    if unknown and rows:
+        raise SettingsError(f"no row has a setting {name}; there are {', '.join(known)}" for name in unknown)
     of_builds = {name for name in conditions if any(named(row.identity, name) for row in rows if row.part != "point")}
     return [
         row

@@ -89,3 +89,8 @@ def test_an_empty_folder_says_so(tmp_path):
 )
 def test_rows_are_chosen_by_any_setting(side, conditions, count):
     assert len(chosen(side.rows, conditions)) == count
+
+
+def test_a_setting_that_no_row_has_is_refused(side):
+    with pytest.raises(SettingsError, match=r"no row has a setting a; there are .*store"):
+        chosen(side.rows, {"a": "b"})

@@ -66,6 +66,19 @@ def test_what_is_unchanged_is_folded_and_nothing_else():
         assert f"| {name}" not in below
 
 
+def test_what_is_advisory_is_folded_where_anything_else_is_decided():
+    advisory = OUTCOMES["advisory"].cases[0]
+    text = markdown.summary(outcome(CASES["REGRESSION"], advisory, CASES["PASS"]))
+    above, between, below = text.split("<details>")
+    assert "| REGRESSION" in above
+    assert "(advisory)" not in above
+    assert "1 advisory" in between
+    assert "1 unchanged" in below
+    alone = markdown.summary(OUTCOMES["advisory"])
+    assert "<details>" not in alone
+    assert "(advisory)" in alone
+
+
 def test_a_speed_is_read_beside_its_recall():
     [line] = [
         line for line in markdown.summary(OUTCOMES["faster-with-less-recall"]).splitlines() if "search\\_s" in line or "search_s" in line

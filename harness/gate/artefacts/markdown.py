@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.gate.artefacts.words import UNCHANGED, Line, afterwards, change_heading, facts, headline, lines
-from harness.gate.outcome import Outcome, worst_first
+from harness.gate.artefacts.words import Line, afterwards, change_heading, facts, headline, lines, parts
+from harness.gate.outcome import Outcome
 from harness.report.markdown import text
 from harness.report.units import count, plural
 
@@ -18,19 +18,19 @@ _KEPT = 2_000
 
 def summary(outcome: Outcome) -> str:
     """Return the summary, never more than `MOST_BYTES`; where rows had to be left out it says how many."""
-    ordered = worst_first(outcome.cases)
-    with_recall = any(line.recall for line in lines(outcome, ordered))
-    shown = lines(outcome, [case for case in ordered if case.decision.verdict != UNCHANGED])
-    folded = lines(outcome, [case for case in ordered if case.decision.verdict == UNCHANGED])
+    with_recall = any(line.recall for line in lines(outcome, outcome.cases))
+    shown, advisory, unchanged = (lines(outcome, cases) for cases in parts(outcome))
     first = [f"**{text(headline(outcome))}** ({text(facts(outcome))})", ""]
     last = _within([f"{text(sentence)}  " for sentence in afterwards(outcome)], MOST_BYTES // 4)
     left = MOST_BYTES - _KEPT - _size(first) - _size(last)
     above = _table(shown, outcome, with_recall, left)
     left -= _size(above)
     below = []
-    if folded:
-        body = _table(folded, outcome, with_recall, left)
-        below = ["<details>", f"<summary>{count(len(folded))} unchanged</summary>", "", *body, "</details>", ""]
+    for folded, title in ((advisory, "advisory: too little evidence for a verdict"), (unchanged, "unchanged")):
+        if folded:
+            body = _table(folded, outcome, with_recall, left)
+            below += ["<details>", f"<summary>{count(len(folded))} {title}</summary>", "", *body, "</details>", ""]
+            left -= _size(body)
     return "\n".join([*first, *above, *below, *last]) + "\n"
 
 

@@ -8,8 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from harness.gate.artefacts.words import UNCHANGED, Line, afterwards, change_heading, facts, headline, lines
-from harness.gate.outcome import EXIT_OK, Outcome, worst_first
+from harness.gate.artefacts.words import Line, afterwards, change_heading, facts, headline, lines, parts
+from harness.gate.outcome import EXIT_OK, Outcome
 from harness.report.units import count
 
 if TYPE_CHECKING:
@@ -31,16 +31,18 @@ _STYLES = {
 
 def show(outcome: Outcome, console: Console) -> None:
     """Print the outcome."""
-    ordered = worst_first(outcome.cases)
-    shown = lines(outcome, [case for case in ordered if case.decision.verdict != UNCHANGED])
+    needed, advisory, unchanged = parts(outcome)
+    shown = lines(outcome, needed)
     console.print(Text(headline(outcome), style="bold green" if outcome.exit_code == EXIT_OK else "bold red"))
     console.print(Text(facts(outcome), style="dim"))
     if shown:
         console.print(_table(shown[:_MOST_ROWS], change_heading(outcome)))
     if len(shown) > _MOST_ROWS:
         console.print(Text(f"{count(len(shown) - _MOST_ROWS)} more; the written report has all of them"))
-    if unchanged := len(ordered) - len(shown):
-        console.print(Text(f"{count(unchanged)} unchanged"))
+    if advisory:
+        console.print(Text(f"{count(len(advisory))} advisory: too little evidence for a verdict"))
+    if unchanged:
+        console.print(Text(f"{count(len(unchanged))} unchanged"))
     for sentence in afterwards(outcome):
         console.print(Text(sentence, style="dim"))
 

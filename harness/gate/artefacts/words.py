@@ -11,11 +11,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from harness.gate.outcome import EXIT_CRASHED, EXIT_NOT_COMPARABLE, EXIT_OK, EXIT_REGRESSION, EXIT_UNTRUSTED, Case, Outcome, Verdict
+from harness.gate.outcome import (
+    EXIT_CRASHED,
+    EXIT_NOT_COMPARABLE,
+    EXIT_OK,
+    EXIT_REGRESSION,
+    EXIT_UNTRUSTED,
+    Case,
+    Outcome,
+    Verdict,
+    worst_first,
+)
 from harness.report.units import NULL, count, duration, plural, significant
 
 UNCHANGED: Verdict = "PASS"
 """What is folded away: proved to have changed by less than the target."""
+
+
+def parts(outcome: Outcome) -> tuple[list[Case], list[Case], list[Case]]:
+    """Return the cases that a reader is shown, those that are shown for information only, and the unchanged, each with the worst first.
+
+    Where all is advisory there would be nothing to show, so that all of it is shown.
+    """
+    ordered = worst_first(outcome.cases)
+    unchanged = [case for case in ordered if case.decision.verdict == UNCHANGED]
+    advisory = [case for case in ordered if case.decision.advisory and case.decision.verdict != UNCHANGED and not outcome.advisory]
+    folded = {id(case) for case in (*unchanged, *advisory)}
+    return [case for case in ordered if id(case) not in folded], advisory, unchanged
+
 
 EXITS = {
     EXIT_OK: "no regression",
