@@ -114,7 +114,7 @@ def shell(here, shared_cache, tmp_path_factory):
     """Run the interpreter in the user's folder."""
     alone = tmp_path_factory.mktemp("t")  # the machine's lock lies there: nothing here is a timing that others could disturb
 
-    def call(*arguments):
+    def call(*arguments, **variables):
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=here,
@@ -122,7 +122,8 @@ def shell(here, shared_cache, tmp_path_factory):
             text=True,
             timeout=300,
             check=False,
-            env={**os.environ, "HARNESS_CACHE": str(shared_cache), "PYTHONPATH": str(ROOT), "TMPDIR": str(alone), "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HARNESS_CACHE": str(shared_cache), "PYTHONPATH": str(ROOT), "TMPDIR": str(alone), "HF_HUB_OFFLINE": "1"}
+            | variables,
         )
 
     return call
@@ -222,14 +223,15 @@ def test_the_plan_shown_is_the_plan_printed(shell):
     assert counts[0] in block
 
 
-def test_the_choice_shown_is_the_choice_made(shell, stored):
-    block = next(block.text for block in blocks("README.md") if "harness choose" in block.text and block.language == "console")
+@pytest.mark.parametrize("name", ["choose", "compare"])
+def test_what_is_shown_of_the_reference_is_what_is_printed(shell, stored, name):
+    block = next(block.text for block in blocks("README.md") if f"harness {name}" in block.text and block.language == "console")
     command, *shown = block.splitlines()
-    done = shell("-m", "harness", *shlex.split(command.removeprefix("$ "))[3:])
+    done = shell("-m", "harness", *shlex.split(command.removeprefix("$ "))[3:], COLUMNS="120")
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
-    sentence = " ".join(" ".join(shown).split()).partition("The front")[0]
-    assert sentence in said
+    said = done.stdout
+    first = " ".join(shown).partition("\u2500")[0].split()[:40]  # the sentences above the table, however they are wrapped
+    assert " ".join(first) in " ".join(said.split())
     assert set(re.findall(r"\d[\d.,]*", " ".join(shown))) <= set(re.findall(r"\d[\d.,]*", said))
 
 
