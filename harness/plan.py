@@ -273,7 +273,8 @@ def _planned(jobs: Sequence[Job], *, alone: bool, since: str, share: float | Non
                     estimates[embed.recipe] = (rows + len(data.queries)) * seconds
     if wrong:
         raise SettingsError(list(wrong))
-    skips = frozenset(record.key for record in newest(records) if record.status == "skipped")
+    impossible = {one.skip.key for one in planned if one.job.unsupported}  # a batch skipped for want of memory is tried again
+    skips = frozenset(record.key for record in newest(records) if record.status == "skipped" and record.key in impossible)
     return Plan(tuple(planned), known, estimates, note, skips, since, share)
 
 

@@ -233,7 +233,7 @@ def _series(records: Mapping[int, Record], min_recall: float) -> Iterator[tuple[
     points: dict[str, dict[int, Point]] = {}
     for size, record in records.items():
         for point in record.points:
-            if point.selectivity is None and point.nq == 1 and point.target_recall is None and point.search_params is not None:
+            if _ordinary(point) and point.nq == 1 and point.target_recall is None and point.search_params is not None:
                 load = (
                     f"{point.concurrency} client{'s' if point.concurrency != 1 else ''}" if point.concurrency else f"{point.rate_per_s}/s"
                 )
@@ -242,9 +242,15 @@ def _series(records: Mapping[int, Record], min_recall: float) -> Iterator[tuple[
         for figure, title in (("search_latency_p50_s", "search p50"), ("search_latency_p99_s", "search p99")):
             values = {size: value for size, point in at.items() if (value := _value(point, figure))}
             yield figure, f"{title}, {name}", values
-    for k in sorted({point.k for at in points.values() for point in at.values()}):
+    for k in sorted({point.k for record in records.values() for point in record.points}):
         knobs = {size: knob for size, record in records.items() if (knob := required_knob(record, k, min_recall))}
         yield "knob", f"{_knob_name(records)} for recall@{k} ≥ {min_recall:g}", knobs
+
+
+def _ordinary(point: Point) -> bool:
+    """Whether a point searched all rows, which stayed as they were, at a stated load."""
+    stated = point.concurrency is not None or point.rate_per_s is not None
+    return point.selectivity is None and point.churn_per_s is None and stated
 
 
 def _value(point: Point, figure: str) -> float | None:
@@ -262,26 +268,25 @@ def _index(record: Record) -> Index:
 
 
 def required_knob(record: Record, k: int, min_recall: float) -> float | None:
-    """Return the value of the knob that reaches a recall, read off between the two measured values around it; None where it is not reached.
+    """Return the value of the knob that reaches a recall, read off between the two measured values around it.
+
+    None where the measured ones are all above or all below it.
 
     Linear in log(knob) between them. Where the knob was tuned to this very recall, that value.
     """
     name = _index(record).knob
     if name is None:
         return None
-    tuned = [float(p.search_params[name]) for p in record.points if p.k == k and p.target_recall == min_recall and name in p.search_params]
+    points = [point for point in record.points if _ordinary(point) and point.k == k and name in point.search_params]
+    tuned = [float(point.search_params[name]) for point in points if point.target_recall == min_recall]
     if tuned:
         return tuned[0]
-    curve = {
-        float(p.search_params[name]): recall
-        for p in record.points
-        if p.k == k and p.selectivity is None and name in p.search_params and (recall := _value(p, "recall")) is not None
-    }
+    curve = {float(p.search_params[name]): recall for p in points if (recall := _value(p, "recall")) is not None}
     below: tuple[float, float] | None = None
     for knob, recall in sorted(curve.items()):
         if recall >= min_recall:
-            if below is None or recall == below[1]:
-                return knob
+            if below is None:  # a lower value may do as well: a bound, which no fit may take for a value
+                return None
             share = (min_recall - below[1]) / (recall - below[1])
             return math.exp(math.log(below[0]) + share * (math.log(knob) - math.log(below[0])))
         below = (knob, recall)

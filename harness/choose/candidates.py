@@ -144,6 +144,12 @@ def _made_from(record: Record) -> str:
     return digest({name: record.settings.get(name) for name in MADE_FROM})
 
 
+def _agree(embed: Record, search: Record) -> bool:
+    """Whether two cells ran with the same versions of the libraries that both name, and so on the same vectors."""
+    mine, theirs = (record.environment.get("versions") or {} for record in (embed, search))
+    return all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys())
+
+
 def _serving(embed: Record) -> str:
     """Return what decides about how an embed cell's queries are embedded: all but its batch size."""
     settings = {name: value for name, value in embed.settings.items() if name not in ("batch_size", "embed_items")}
@@ -213,6 +219,8 @@ def _points(searches: Sequence[Record], left_out: dict[tuple[str, str], None]) -
                 reason = f"{point.nq} queries a request: what one query takes is not known"
             elif point.concurrency is None and point.rate_per_s is None:
                 reason = "measured at the highest rate that meets a target, which is another one in each process"
+            elif (lost := point.metrics.get("errors")) is not None and lost.value:
+                reason = f"{lost.value:g} requests failed: they have no latency, so that its percentiles are of the others alone"
             elif point.rate_per_s is not None and _overloaded(record, point.rate_per_s):
                 reason = f"did not keep up with {point.rate_per_s:g} requests/s: latencies grow with the length of the run"
             if reason is None:
@@ -246,7 +254,9 @@ def _paired(
     used = set()
     for record, number in points:
         given = record.model.get("weights") == "given"
-        partners: Sequence[Record | None] = [None] if given else by_work.get((_made_from(record), _where(record)), [])
+        partners: Sequence[Record | None] = (
+            [None] if given else [embed for embed in by_work.get((_made_from(record), _where(record)), []) if _agree(embed, record)]
+        )
         if not partners:
             left_out[
                 cell_name(record),
@@ -285,7 +295,11 @@ def answering(embed_samples: Mapping[str, Any] | None, search: Record, number: i
     for name, q in PERCENTILES.items():
         figures[name], pairs[name] = path.percentile(asked, searched, q)
     rates = [float(rate) for rate in search_samples.get(f"each_qps_{number}", ())]
-    figures["throughput_per_s"], pairs["throughput_per_s"] = path.throughput(asked, rates)
+    if point.rate_per_s is None:
+        figures["throughput_per_s"], pairs["throughput_per_s"] = path.throughput(asked, rates)
+    else:
+        offered = "an open loop answers what is offered, not what could be borne"
+        figures["throughput_per_s"], pairs["throughput_per_s"] = Measured(None, "1/s", "higher", reason=offered), ()
     scores = {name: search_samples[f"{name}_{number}"] for name in SCORES if f"{name}_{number}" in search_samples}
     return Answering(figures, pairs, scores)
 

@@ -215,9 +215,12 @@ def _doubt(first: Candidate, second: Candidate, objective: Objective) -> str:
         return (
             f"{names} cannot be told apart: {inside}; raise processes=."
             if ratio.lo <= 1 <= ratio.hi
-            else f"{names} can be told apart: {inside}."
+            else f"{names} differ by more than their processes do: {inside}; {_APART}."
         )
     return _by_intervals(names, a, b)
+
+
+_APART = "measured at different times, so that it is no proof: --verify or `python -m harness gate` measures side by side"
 
 
 def _by_intervals(names: str, a: Measured, b: Measured) -> str:
@@ -227,4 +230,4 @@ def _by_intervals(names: str, a: Measured, b: Measured) -> str:
         )
     if a.lo <= b.hi and b.lo <= a.hi:
         return f"{names} cannot be told apart: their intervals overlap."
-    return f"{names} can be told apart: their intervals do not overlap."
+    return f"{names} differ by more than their intervals; {_APART}."

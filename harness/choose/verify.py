@@ -81,6 +81,8 @@ def _served(folder: Path, candidate: Candidate, config_dirs: Sequence[str]) -> R
     """Return the record of the loop, measured now where there is none."""
     if candidate.embed is None:
         raise HarnessError("--verify: the vectors were given, so that there is no query to embed")
+    if candidate.point.concurrency != 1:
+        raise HarnessError("--verify: the loop has one client, and these figures were measured under another load")
     parts = {
         "kind": "serve",
         "embed": candidate.embed.key,
@@ -97,6 +99,12 @@ def _served(folder: Path, candidate: Candidate, config_dirs: Sequence[str]) -> R
     return _measure(folder, candidate, embed_cell, search_cell, key, parts)
 
 
+def _jobs(manifest: Path) -> list[dict[str, Any]]:
+    """Return the jobs that a manifest names; one that a launcher ran elsewhere has a manifest of its own."""
+    body = json.loads(manifest.read_text())
+    return list(body.get("jobs", [body]))
+
+
 def _again(folder: Path, record: Record, config_dirs: Sequence[str]) -> Cell:
     """Return the cell that a record is of, composed from what its run was asked for.
 
@@ -108,7 +116,7 @@ def _again(folder: Path, record: Record, config_dirs: Sequence[str]) -> Cell:
     jobs = [
         job["overrides"]
         for manifest in sorted((folder / "manifests").glob("*.json"), reverse=True)
-        for job in json.loads(manifest.read_text())["jobs"]
+        for job in _jobs(manifest)
         if record.key in job["cells"]
     ]
     if not jobs:

@@ -123,7 +123,7 @@ def ratio(base: Measured, head: Measured) -> Ratio | None:
 
 def _error(figure: Measured) -> tuple[float, int] | None:
     """Return the standard error of the mean logarithm and its degrees of freedom; None where nothing is known of it."""
-    if figure.n < 2:
+    if figure.n < 2 or figure.replication == "sample":  # samples of one process say nothing of the next
         return None
     if figure.lo is None or figure.hi is None:
         return (0.0, figure.n - 1) if figure.reason and "identical" in figure.reason else None

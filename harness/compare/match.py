@@ -87,6 +87,7 @@ def match(base: Iterable[Stored], head: Iterable[Stored], *, varied: Iterable[st
             continue
         for row in heads:
             same = [other for other in bases if _circumstances(other) == _circumstances(row)] or bases
+            same = [other for other in same if other.record.settings == row.record.settings] or same
             if same:
                 other = same[-1]
                 bases.remove(other)

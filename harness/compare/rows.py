@@ -264,7 +264,7 @@ def chosen(rows: Iterable[Stored], conditions: Mapping[str, str]) -> list[Stored
     known = sorted({key for row in rows for key in row.identity})
     unknown = [name for name in conditions if not any(named(dict.fromkeys(known), name))]
     if unknown and rows:
-        raise SettingsError(f"no row has a setting {name}; there are {', '.join(known)}" for name in unknown)
+        raise SettingsError([f"no row has a setting {name}; there are {', '.join(known)}" for name in unknown])
     of_builds = {name for name in conditions if any(named(row.identity, name) for row in rows if row.part != "point")}
     return [
         row

@@ -13,11 +13,12 @@ import json
 import os
 import random
 import selectors
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,9 @@ class Process:
         return SideError("died", f"the process ended unexpectedly ({describe_exit(code)})" + (f": {last}" if last else ""))
 
     def kill(self) -> None:
-        """End the process at once."""
-        self._process.kill()
+        """End the process at once, and all that it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # the leader of a session of its own
         self._process.wait()
 
     def close(self) -> None:
@@ -216,6 +218,9 @@ def compare_cells(base: Side, head: Side, settings: GateSettings, cells: Sequenc
         differing = [name for name in one["task"] if one["task"][name] != other["task"].get(name) and (name != "weights" or not free)]
         if (one["embed"] is None) != (other["embed"] is None):
             differing.append("what is embedded")
+        points, others = one["points"], other["points"]
+        if len(points) != len(others) or any(point in points and points.index(point) != i for i, point in enumerate(others)):
+            differing.append("list of operating points")  # paired by position, one would stand beside another one's
         if differing:
             reason = f"another {', '.join(differing)} on the two sides: the figures are of different tasks"
             settled += [
@@ -247,7 +252,7 @@ def _unmeasurable(cell: GateCell, settings: GateSettings, base: dict[str, Any] |
     of_base, of_head = (side.kind if isinstance(side, SideError) else None for side in (base, head))
     if "lacking" in (of_base, of_head):
         verdict = "NOT COMPARABLE"
-    elif of_base and not of_head:
+    elif of_base == "settings" and not of_head:  # base does not know it; what failed or died there is an error
         verdict = "NEW"
     elif of_head == "settings" and not of_base:
         verdict = "MISSING"
@@ -588,4 +593,6 @@ class _Round:
     def _memory(self) -> None:
         key = (ALL_CELLS, MEMORY)
         if self._memory_wanted and (peaks := self._everywhere("", "peak")) is not None:
-            self._seen[key] = Seen({arm: [peaks[arm]["peak_rss_bytes"]] for arm in self._arms})
+            lacking = ", ".join(sorted(name for name in self._failed if name))
+            few = f"{lacking} could not be measured on both sides, so that the processes did not hold the same" if lacking else ""
+            self._seen[key] = Seen({arm: [peaks[arm]["peak_rss_bytes"]] for arm in self._arms}, too_few=few)

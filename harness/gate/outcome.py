@@ -112,7 +112,7 @@ class Outcome:
             return EXIT_REGRESSION
         if counts.get("ERROR"):
             return EXIT_CRASHED
-        if counts.get("NOT COMPARABLE") or not self.cases:
+        if counts.get("NOT COMPARABLE") or not set(counts) - {"NEW"}:  # nothing was compared
             return EXIT_NOT_COMPARABLE
         if counts.get("INCONCLUSIVE") and self.strict:
             return EXIT_UNTRUSTED

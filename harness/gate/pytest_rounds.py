@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import signal
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +108,7 @@ class Benchmarks:
     def _pytest(self, side: Side, what: Sequence[str], hash_seed: int) -> Ran:
         self._run += 1
         report = self._folder / f"{self._run}.json"
-        options = ["--benchmark-enable", "--benchmark-only", f"--benchmark-json={report}", "-q", "-p", "no:cacheprovider"]
+        options = ["--benchmark-enable", "--benchmark-only", f"--benchmark-json={report}", "-q", "-rfE", "-p", "no:cacheprovider"]
         command = [side.python, "-m", "pytest", *what, *options]
         # Before what is installed: an editable install of the package under test leads to one side only.
         first = [str(folder) for folder in (side.source, side.source / "src") if folder.is_dir()]
@@ -127,13 +130,15 @@ class Benchmarks:
             raise HarnessError(f"pytest {' '.join(what[:3])} on {side.title} did not end within {_RUN_S:g} s") from error
         finally:
             if process.poll() is None:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if "unrecognized arguments: --benchmark" in said or "No module named pytest" in said:
             raise SettingsError(
                 f"--pytest needs pytest and pytest-benchmark in the environment of {side.title}: pip install pytest-benchmark"
             )
-        medians = _medians(report)
+        failed = set(re.findall(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", said, re.MULTILINE))  # a failed test leaves its timing too
+        medians = {name: value for name, value in _medians(report).items() if name not in failed}
         report.unlink(missing_ok=True)
         return Ran(medians, "" if process.returncode == 0 else " ".join(said.split())[-300:])
 

@@ -22,6 +22,8 @@ Key = tuple[str, str]
 
 ALPHA = 0.01
 """Of one case's first measurement."""
+BETA = 0.01
+"""Of a wrong PASS or IMPROVED."""
 GUARD_FLOOR, GUARD_TARGET = 0.10, 0.25
 """Wall time beside processor time: it includes whatever else the machine does, so only a large change of it counts."""
 EXACT_ROUNDS = 2
@@ -103,17 +105,19 @@ class Series:
         self.decision = self._decided(self.head, self.x, self.wall, alpha=alpha, last=last)
         if self.beside and self.control is None:
             done = self.decision is not None
-            self.control = self._decided(self.beside, self.beside_x, [], alpha=control, last=last or done)
+            self.control = self._decided(self.beside, self.beside_x, [], alpha=control, beta=control, last=last or done)
 
-    def _decided(self, head: list[Any], x: list[float], wall: list[float], *, alpha: float, last: bool) -> Decision | None:
+    def _decided(
+        self, head: list[Any], x: list[float], wall: list[float], *, alpha: float, last: bool, beta: float = BETA
+    ) -> Decision | None:
         count = len(self.base)
         if not count:
             return Decision("INCONCLUSIVE", reason="there was no time for a single round; raise --budget") if last else None
         if self.kind.name == "exact":
             return exact(self.base, head, self.kind) if count >= EXACT_ROUNDS or last else None
         if self.kind.name == "quality":
-            return quality(self.base, head, self.kind, alpha=alpha) if count >= QUALITY_ROUNDS or last else None
-        found = decide(x, self.kind, alpha=alpha, last=last)
+            return quality(self.base, head, self.kind, alpha=alpha, beta=beta) if count >= QUALITY_ROUNDS or last else None
+        found = decide(x, self.kind, alpha=alpha, beta=beta, last=last)
         if self.too_few:
             return None if found is None else replace(found, verdict="INCONCLUSIVE", advisory=True, reason=self.too_few)
         if wall and (found is None or found.verdict in ("PASS", "IMPROVED", "INCONCLUSIVE")):
@@ -121,6 +125,8 @@ class Series:
             if guard is not None and guard.verdict == "REGRESSION":
                 cpu = f", processor time did not ({found.change:+.1%})" if found and found.change is not None else ""
                 return replace(guard, reason=f"wall time grew{cpu}: it waits longer, for a lock, the disk, a timer or another process")
+            if found is not None and found.verdict == "PASS" and (guard is None or guard.verdict not in ("PASS", "IMPROVED")):
+                return replace(found, reason=f"by processor time; that wall time grew by less than {GUARD_TARGET:.0%} is not shown")
         return found
 
     def case(self, *, first: Decision | None = None, decision: Decision | None = None, confirmed: Decision | None = None) -> Case:
@@ -213,7 +219,7 @@ def schedule(
     """
     arms = ("base", "head", "control") if control else ("base", "head")
     series = {key: Series(key, kind) for key, kind in kinds.items()}
-    tests = sum(kind.name in ("duration", "tail", "memory") for kind in kinds.values()) + len(guarded)
+    tests = sum(kind.name in ("duration", "tail", "memory", "quality") for kind in kinds.values()) + len(guarded)
     stage = _Stage(instrument, arms, tell, clock, control_alpha(tests))
     stage.run(list(series.values()), alpha=ALPHA, budget_s=budget_s, confirming=False)
     candidates = [one for one in series.values() if _to_confirm(one)]
@@ -283,7 +289,7 @@ class _Stage:
                 seen = self._instrument.round(self._number, [one.key for one in open_], self.arms)
                 done += 1
                 for one in open_:
-                    self._take(one, seen.get(one.key), alpha)
+                    self._take(one, seen.get(one.key), alpha, confirming=confirming)
                 longest = max(longest, *(len(one.base) for one in open_))
                 slowest_s = (self._clock() - began) / done
                 left = min(budget_s, (self._clock() - began) + slowest_s * (max(LOOKS) - longest)) - (self._clock() - began)
@@ -296,13 +302,13 @@ class _Stage:
             if one.decision is None and not (self.interrupted and confirming):
                 one.look(alpha=alpha, control=self._control, last=True)
 
-    def _take(self, one: Series, seen: Seen | Fault | None, alpha: float) -> None:
+    def _take(self, one: Series, seen: Seen | Fault | None, alpha: float, *, confirming: bool) -> None:
         if seen is None:
             return
         if isinstance(seen, Fault):
             rounds = len(one.base)
-            if seen.arm == "head":
-                one.decision = Decision("ERROR", rounds=rounds, reason=f"head: {seen.text}")
+            if seen.arm == "head" or rounds or confirming:  # base could do it before: that it cannot now is no property of head's
+                one.decision = Decision("ERROR", rounds=rounds, reason=f"{seen.arm}: {seen.text}")
             else:
                 one.decision = Decision("NEW", rounds=rounds, reason=f"base cannot do it: {seen.text}")
             return

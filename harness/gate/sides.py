@@ -101,8 +101,7 @@ def two_sides(asked: Asked, *, folder: Path, tell: Callable[[str], None] = lambd
         leave.callback(shutil.rmtree, place, ignore_errors=True)
 
         def source(commit: str, name: str) -> Path:
-            leave.callback(_git, found, "worktree", "prune")
-            leave.callback(shutil.rmtree, place / name, ignore_errors=True)
+            leave.callback(_forget, found, place / name)
             _git(found, "worktree", "add", "--detach", "--force", str(place / name), commit)
             return place / name
 
@@ -192,8 +191,16 @@ def _prune(root: Path) -> None:
     for left in temporary.glob(f"{PREFIX}*"):
         found = re.match(rf"{PREFIX}(\d+)-", left.name)
         if found and not psutil.pid_exists(int(found[1])):
+            for name in ("base", "head"):
+                _forget(root, left / name)
             shutil.rmtree(left, ignore_errors=True)
-    _git(root, "worktree", "prune")
+
+
+def _forget(root: Path, worktree: Path) -> None:
+    """Remove a worktree of ours; `git worktree prune` would also forget a user's own that is on a disk not mounted just now."""
+    with contextlib.suppress(HarnessError):
+        _git(root, "worktree", "remove", "--force", "--force", str(worktree))
+    shutil.rmtree(worktree, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------------------------- environments

@@ -121,6 +121,11 @@ def stored_outcome(base: Path, head: Path, *, across_machines: bool = False) -> 
         cases += _pair(pair, across_machines)
     cases += [_lone(one, "MISSING") for one in found.only_base if id(one.row.record) not in crashed and one.row.record.status == "ok"]
     cases += [_lone(one, "NEW") for one in found.only_head if one.row.record.status == "ok"]
+    cases += [
+        _whole(one.row, "ERROR", one.row.record.error or one.row.record.status)
+        for one in found.only_head
+        if one.row.record.status not in ("ok", "skipped", "oom")
+    ]
     notes = [APART, *([MORE] if any(isinstance(one, Timings) and not one.enough for one in cases) else [])]
     notes += [f"Left out: {sentence}" for sentence in dict.fromkeys([*base_side.left_out, *head_side.left_out])]
     if across_machines:
@@ -186,7 +191,7 @@ def _name(row: Stored) -> str:
 
 def _pair(pair: Pair, across_machines: bool) -> list[Case | Timings]:
     statuses = pair.base.record.status, pair.head.record.status
-    if statuses == ("skipped", "skipped"):
+    if statuses in (("skipped", "skipped"), ("oom", "oom")):  # an unchanged result: that is where its memory ends
         return []
     if statuses[0] == "ok" and statuses[1] != "ok":
         return [_whole(pair.head, "MISSING" if statuses[1] == "skipped" else "ERROR", pair.obstacle)]

@@ -116,7 +116,7 @@ def distributions(rows: Iterable[Row], records: Iterable[Record], folder: Path) 
             if record.kind == "embed":
                 made = {"query": _processes(arrays, "query_s"), "batch": _processes(arrays, "batch_s")}
             else:
-                number = points.get(_identity_of_row(row))
+                number = points.get(_identity_of_row(row)) if row["search_latency_p50_s"] is not None else None
                 made = {"search": _processes(arrays, f"latency_s_{number}")}
             known = {kind: made_of for kind, parts in made.items() if (made_of := distribution(parts)) is not None}
             if known:
