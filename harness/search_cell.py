@@ -52,6 +52,8 @@ _BLOCK = 20
 """Requests a block at least: short enough that drift hits all operating points alike."""
 _BLOCK_S = 0.02
 """A block of quick requests has more of them: the first after a switch find the caches cold, as none does in a loop of one point."""
+_BLOCKS = 20
+"""Blocks that an operating point has at least, whatever they hold, so that it is interleaved with the others."""
 _STRETCH_S = 0.25
 """A stretch of closed load by several clients: as a block, but clients begin and end within milliseconds of each other."""
 _STRETCH_LATENCIES = 40
@@ -310,7 +312,9 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
             for one in left:
                 if one.serial:
                     store, vectors, _, numbered = at[one.name]
-                    _block(one, store, vectors, numbered, max(_BLOCK, one.requests_in(_BLOCK_S)))
+                    all_in_all = max(until.min_count, one.requests_in(spec["share_s"]))
+                    size = max(_BLOCK, min(one.requests_in(_BLOCK_S), all_in_all // _BLOCKS))
+                    _block(one, store, vectors, numbered, size)
                 else:
                     assert one.clients is not None
                     clients.closed(one.asked, one.clients, max(_STRETCH_S, spec["share_s"] / 8, one.stretch_s), one.traffic)

@@ -182,7 +182,7 @@ def test_every_command_in_a_document_works(document, command, shell, request):
         request.getfixturevalue("stored")
     if not arguments or arguments[0] not in (*cli.COMMANDS, "--help", "--cfg"):
         arguments = ["plan", *arguments]
-    if arguments[0] == "plan" and not any(word.startswith(("dataset=", "dataset.corpus")) for word in arguments):
+    if arguments[0] == "plan" and not any(word.startswith(("dataset=", "dataset.corpus", "+sweep=")) for word in arguments):
         arguments += SMALL_DATA
     done = shell("-m", "harness", *arguments)
     assert done.returncode == 0, done.stderr

@@ -429,7 +429,7 @@ def blocks():
 
 
 def test_rule_08_operating_points_are_interleaved_in_a_shuffled_order(vectors, tmp_path):
-    cells.measured("search", cells.search_spec(vectors, index=HNSW, min_requests=200), tmp_path / "cell")
+    cells.measured("search", cells.search_spec(vectors, index=HNSW, min_requests=200, share_s=1e-6), tmp_path / "cell")
     everything = {("index", ef) for ef in (10, 20, 50, 200)} | {("floor", None), ("round trip", None)}
     order = blocks()
     rounds = [order[start : start + 6] for start in range(0, 60, 6)]

@@ -110,13 +110,14 @@ class Benchmarks:
         report = self._folder / f"{self._run}.json"
         options = ["--benchmark-enable", "--benchmark-only", f"--benchmark-json={report}", "-q", "-rfE", "-p", "no:cacheprovider"]
         command = [side.python, "-m", "pytest", *what, *options]
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}  # where a test runs the gate
         # Before what is installed: an editable install of the package under test leads to one side only.
         first = [str(folder) for folder in (side.source, side.source / "src") if folder.is_dir()]
         path = os.pathsep.join([*first, *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
             command,
             cwd=side.source,
-            env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": path},
+            env={**variables, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

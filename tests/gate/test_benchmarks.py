@@ -1,6 +1,7 @@
 """The gate on pytest-benchmark's files, made-up ones and one that pytest-benchmark itself wrote."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -145,7 +146,8 @@ def test_what_pytest_benchmark_writes_is_read(tmp_path):
     for file in files:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(tmp_path)]
         more = ["--benchmark-max-time=0.01", "--benchmark-min-rounds=5", f"--benchmark-json={file}", str(tmp_path / "test_it.py")]
-        subprocess.run([*command, *more], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+        alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}  # which switches timing off
+        subprocess.run([*command, *more], cwd=tmp_path, env=alone, check=True, capture_output=True, timeout=120)
     found = benchmark_outcome([files[0]], [files[1]])
     assert {case.cell for case in found.cases} == {"test_it.py::test_sum[1]", "test_it.py::test_sum[2]"}
     assert {case.decision.verdict for case in found.cases} == {"INCONCLUSIVE"}
