@@ -3,7 +3,8 @@
 The bulk is one float32 matrix product; it only proposes candidates. Its scores are off by at most ε·scale
 (`harness.metrics.similarity`), so every row that could belong to the first k is kept: those within twice that of the k-th best,
 and as far again for safety. They are scored again in float64 from the source vectors, which decides order, ties (lower id first)
-and the k-th score even where float32 cannot tell rows apart.
+and the k-th score even where float32 cannot tell rows apart. So the answer does not depend on where the product was computed, on a
+processor or on a GPU, nor on how the corpus was cut: the neighbours found in its parts, `merged`, are those of one search, bit for bit.
 
 The corpus is read once, in blocks, and may be a memory-mapped ``.npy`` larger than memory; what was read of it is given back to
 the system after each block. Beyond the queries and a few times the result, the memory used is a few times `block_bytes`, whatever
@@ -13,12 +14,13 @@ the data: where very many rows tie, candidates are settled early, which costs ti
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import DataError
+from harness.errors import DataError, UnsupportedError
 from harness.interfaces import Ids, Metric, Vectors, part_of
 from harness.metrics.similarity import Neighbours, Scores, norms, rounding_error, scale, scores_of_pairs
 
@@ -46,8 +48,11 @@ def exact_neighbours(
     k: int,
     metric: Metric,
     below: int | None = None,
+    rows: range | None = None,
     memory_bytes: int | None = None,
     block_bytes: int = BLOCK_BYTES,
+    device: str = "cpu",
+    report: Callable[[float], None] | None = None,
 ) -> Neighbours:
     """Find the k nearest rows of each query by exhaustive search.
 
@@ -63,10 +68,16 @@ def exact_neighbours(
         The metric; see `harness.metrics.similarity` for the scores. Vectors need not be normalised for cosine.
     below : int, optional
         Only rows whose part (`harness.interfaces.part_of`) is smaller count.
+    rows : range, optional
+        Only these rows of the corpus are searched, for `merged`; there may then be none among them that counts.
     memory_bytes : int, optional
         Most memory to take beyond the queries and a few times the result; blocks are made small enough.
     block_bytes : int, optional
         Size of one block of scores, where `memory_bytes` does not ask for less.
+    device : str, optional
+        Where the product is computed: in NumPy on ``cpu``, by torch on any other, ``cuda:0``.
+    report : callable, optional
+        Told after each block how much of the rows is done, 0 … 1.
 
     Returns
     -------
@@ -78,6 +89,8 @@ def exact_neighbours(
     DataError
         If there are no vectors or none that counts, dimensions differ, a value is not finite or out of float32's range for products, or
         a vector is zero under cosine.
+    UnsupportedError
+        If the device does not compute float32 products in float32.
     ValueError
         If `k`, `memory_bytes` or `block_bytes` is too small.
     """
@@ -92,29 +105,72 @@ def exact_neighbours(
         raise DataError(
             f"exact search needs queries and corpus of one dimension and at least one row each, got {queries.shape}, {corpus.shape}"
         )
-    n, rows, dim = len(queries), len(corpus), corpus.shape[1]
-    found = Neighbours(np.empty((n, 0), dtype=np.int64), np.empty((n, 0)), metric, rows, below)
-    k = min(k, found.eligible)
+    n, dim = len(queries), corpus.shape[1]
+    searched = range(len(corpus)) if rows is None else rows
+    k = min(k, len(searched) if below is None else int((part_of(np.arange(searched.start, searched.stop)) < below).sum()))
     if not k:
-        raise DataError(f"a filter that lets the first {below} parts pass leaves none of {rows} rows; take a larger share or corpus")
+        if rows is None:
+            raise none_counts(below, len(corpus))
+        return Neighbours(np.empty((n, 0), dtype=np.int64), np.empty((n, 0)), metric, len(corpus), below)
     query_block = min(n, _QUERIES_A_BLOCK, max(1, block_bytes // (4 * max(dim, k))))
     row_block = max(1, block_bytes // (4 * max(query_block, dim)))
     starts = range(0, n, query_block)
-    searches = [_Search(queries[start : start + query_block], start, corpus, k, metric, block_bytes) for start in starts]
-    space = _Space(query_block * row_block)
-    for ids, block, block_norms in _blocks(corpus, row_block, metric, below):
+    space = _Space(query_block * row_block) if device == "cpu" else _Accelerator(device)
+    searches = [_Search(queries[start : start + query_block], start, corpus, k, metric, block_bytes, space) for start in starts]
+    for ids, block, block_norms in _blocks(corpus, searched, row_block, metric, below):
+        there = space.put(block)
         for search in searches:
-            search.add(ids, block, block_norms, space)
+            search.add(ids, there, block_norms, space)
+        if report is not None:
+            report((int(ids[-1]) + 1 - searched.start) / len(searched))
     del space
     results = [search.result() for search in searches]
-    return Neighbours(np.concatenate([ids for ids, _ in results]), np.concatenate([scores for _, scores in results]), metric, rows, below)
+    found, scores = (np.concatenate(arrays) for arrays in zip(*results, strict=True))
+    return Neighbours(found, scores, metric, len(corpus), below)
 
 
-def _blocks(corpus: Vectors, size: int, metric: Metric, below: int | None) -> Iterator[tuple[Ids, NDArray[np.float32], Scores]]:
+def merged(parts: Iterable[Neighbours], *, k: int) -> Neighbours:
+    """Return the k nearest of each query over several parts of one corpus.
+
+    Parameters
+    ----------
+    parts : iterable of Neighbours
+        Of the same queries among disjoint `rows`, in the order of the rows; one is held at a time.
+    k : int
+        Number of neighbours.
+
+    Raises
+    ------
+    DataError
+        If no row of any part counts.
+    """
+    best: Neighbours | None = None
+    for part in parts:
+        if best is None:
+            ids, scores = part.ids, part.scores
+        else:
+            ids, scores = np.concatenate([best.ids, part.ids], axis=1), np.concatenate([best.scores, part.scores], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equals the earlier part's, whose ids are lower
+        best = Neighbours(
+            np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1), part.metric, part.rows, part.below
+        )
+    if best is None or not best.ids.shape[1]:
+        raise none_counts(None if best is None else best.below, 0 if best is None else best.rows)
+    return best
+
+
+def none_counts(below: int | None, rows: int) -> DataError:
+    """Return the error that there is nothing to find."""
+    return DataError(f"a filter that lets the first {below} parts pass leaves none of {rows} rows; take a larger share or corpus")
+
+
+def _blocks(
+    corpus: Vectors, rows: range, size: int, metric: Metric, below: int | None
+) -> Iterator[tuple[Ids, NDArray[np.float32], Scores]]:
     """Yield each block's ids, its rows as the product needs them, and the source rows' norms; only rows that count."""
-    for start in range(0, len(corpus), size):
-        ids = np.arange(start, min(start + size, len(corpus)), dtype=np.int64)
-        source = corpus[start : start + size]
+    for start in range(rows.start, rows.stop, size):
+        ids = np.arange(start, min(start + size, rows.stop), dtype=np.int64)
+        source = corpus[start : int(ids[-1]) + 1]
         if below is not None:
             ids = ids[part_of(ids) < below]
             source = source[ids - start]
@@ -163,11 +219,70 @@ class _Space:
         self._scores = np.empty(size, dtype=np.float32)
         self._marks = np.empty(size, dtype=np.bool_)
 
-    def scores(self, rows: int, columns: int) -> NDArray[np.float32]:
-        return self._scores[: rows * columns].reshape(rows, columns)
+    def put(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the rows where products are computed."""
+        return rows
 
-    def marks(self, rows: int, columns: int) -> NDArray[np.bool_]:
-        return self._marks[: rows * columns].reshape(rows, columns)
+    def product(self, left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return every row of one against every row of the other; holds until the next one is asked for."""
+        found = self._scores[: len(left) * len(right)].reshape(len(left), len(right))
+        np.matmul(left, right.T, out=found)
+        return found
+
+    def kth(self, products: NDArray[np.float32], k: int) -> Scores:
+        """Return the k-th largest of each line."""
+        at = products.shape[1] - k
+        return np.asarray(np.partition(products, at, axis=1)[:, at], dtype=np.float64)
+
+    def promising(self, products: NDArray[np.float32], lowest: NDArray[np.float32], most: int) -> _Listed | None:
+        """List what is not below each line's `lowest`, line by line; None where that is more than `most` and there are halves to take."""
+        lines, columns = products.shape
+        marks = np.greater_equal(products, lowest[:, None], out=self._marks[: lines * columns].reshape(lines, columns))
+        if columns > 1 and np.count_nonzero(marks) > most:
+            return None
+        line, column = np.divmod(np.flatnonzero(marks), columns)
+        return line, column, products[line, column]
+
+
+class _Accelerator:
+    """What `_Space` does, by torch on a GPU: only what is promising comes back.
+
+    Raises
+    ------
+    UnsupportedError
+        If products are rounded to fewer bits than float32 has, for which the margin would be too small.
+    """
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        torch.set_float32_matmul_precision("highest")  # no TF32
+        self._torch, self._device = torch, device
+        probe = torch.full((64, 64), 1 + 2**-12, device=device)  # which TF32 takes for 1
+        if float((probe @ probe)[0, 0]) < 64 * (1 + 2**-12):
+            raise UnsupportedError(
+                f"device={device} rounds float32 products, as NVIDIA_TF32_OVERRIDE=1 makes it; unset that or use device=cpu"
+            )
+
+    def put(self, rows: NDArray[np.float32]) -> Any:
+        return self._torch.tensor(rows, device=self._device)
+
+    def product(self, left: Any, right: Any) -> Any:
+        return left @ right.T
+
+    def kth(self, products: Any, k: int) -> Scores:
+        return np.asarray(self._torch.topk(products, k, dim=1).values[:, -1].cpu(), dtype=np.float64)
+
+    def promising(self, products: Any, lowest: NDArray[np.float32], most: int) -> _Listed | None:
+        marks = products >= self.put(lowest)[:, None]
+        if products.shape[1] > 1 and int(marks.sum()) > most:
+            return None
+        line, column = marks.nonzero(as_tuple=True)
+        return line.cpu().numpy(), column.cpu().numpy(), products[line, column].cpu().numpy()
+
+
+_Listed = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+"""Queries, columns of the block and scores."""
 
 
 class _Search:
@@ -177,7 +292,9 @@ class _Search:
     the least of them; a row that stays more than `_margin` below it cannot be among the first k.
     """
 
-    def __init__(self, queries: Vectors, first_query: int, corpus: Vectors, k: int, metric: Metric, block_bytes: int) -> None:
+    def __init__(
+        self, queries: Vectors, first_query: int, corpus: Vectors, k: int, metric: Metric, block_bytes: int, space: _Space | _Accelerator
+    ) -> None:
         self.source = queries
         self.corpus = corpus
         self.k = k
@@ -186,26 +303,25 @@ class _Search:
         self.block_bytes = block_bytes
         wide = np.asarray(queries, dtype=np.float32)
         self.norms = _checked_norms(wide, "query", np.arange(first_query, first_query + len(queries)), metric)
-        self.left: NDArray[np.float32] = wide
+        left: NDArray[np.float32] = wide
         if metric == "cosine":
-            self.left = np.asarray(wide / self.norms[:, None].astype(np.float32), dtype=np.float32)
+            left = np.asarray(wide / self.norms[:, None].astype(np.float32), dtype=np.float32)
         elif metric == "l2":
-            self.left = np.concatenate([wide, np.ones((len(wide), 1), dtype=np.float32)], axis=1)
+            left = np.concatenate([wide, np.ones((len(wide), 1), dtype=np.float32)], axis=1)
+        self.left = space.put(left)
         self.longest_row = 0.0
         self.parts: list[tuple[NDArray[np.int64], Ids, NDArray[np.float32]]] = []
         self.held = 0
         self.best = np.full((len(queries), k), -np.inf, dtype=np.float32)
         self.kth = np.full(len(queries), -np.inf)
 
-    def add(self, ids: Ids, block: NDArray[np.float32], block_norms: Scores, space: _Space) -> None:
-        """Take in the rows of one block."""
-        products = space.scores(len(self.left), len(block))
-        np.matmul(self.left, block.T, out=products)
+    def add(self, ids: Ids, block: Any, block_norms: Scores, space: _Space | _Accelerator) -> None:
+        """Take in the rows of one block, put where products are computed."""
+        products = space.product(self.left, block)
         self.longest_row = max(self.longest_row, float(block_norms.max()))
         some = products[:, : max(self.k, products.shape[1] // 2)]
         if not self.held and some.shape[1] >= self.k:  # nothing to compare with yet: the k-th best of a part of the block
-            at = some.shape[1] - self.k
-            self.kth = np.partition(some, at, axis=1)[:, at].astype(np.float64)
+            self.kth = space.kth(some, self.k)
         self._take(ids, products, space)
 
     def result(self) -> tuple[Ids, Scores]:
@@ -220,19 +336,18 @@ class _Search:
         longest = np.full(len(self.source), self.longest_row)
         return 4 * rounding_error(self.corpus.shape[1]) * scale(self.norms, longest, self.metric)
 
-    def _take(self, ids: Ids, products: NDArray[np.float32], space: _Space) -> None:
+    def _take(self, ids: Ids, products: Any, space: _Space | _Accelerator) -> None:
         """Add the block's promising rows; in halves where they are so many that listing them would take too much memory."""
         lowest = np.nextafter((self.kth - self._margin()).astype(np.float32), np.float32(-np.inf))
-        promising = np.greater_equal(products, lowest[:, None], out=space.marks(*products.shape))
-        columns = products.shape[1]
-        if columns > 1 and np.count_nonzero(promising) > self.most_candidates:
-            self._take(ids[: columns // 2], products[:, : columns // 2], space)
-            self._take(ids[columns // 2 :], products[:, columns // 2 :], space)
+        promising = space.promising(products, lowest, self.most_candidates)
+        if promising is None:
+            half = products.shape[1] // 2
+            self._take(ids[:half], products[:, :half], space)
+            self._take(ids[half:], products[:, half:], space)
             return
-        query, column = np.divmod(np.flatnonzero(promising), columns)
+        query, column, score = promising
         if not query.size:
             return
-        score = products[query, column]
         self.parts.append((query, ids[column], score))
         self.held += query.size
         self._raise_kth(query, score)

@@ -88,6 +88,10 @@ class Progress:
             self._last_line = now
             self._console.print(f"  {self._title}: {note}", highlight=False, soft_wrap=True)
 
+    def say(self, words: str) -> None:
+        """Print a line that stays."""
+        self._console.print(words, highlight=False, soft_wrap=True)
+
     def done(self, outcome: str) -> None:
         """End the present work with a word about it."""
         took = time.monotonic() - self._started

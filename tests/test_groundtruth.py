@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from harness import groundtruth
-from harness.errors import DataError
-from harness.groundtruth import exact_neighbours
+from harness.errors import DataError, UnsupportedError
+from harness.groundtruth import exact_neighbours, merged
 from harness.interfaces import part_of
 
 METRICS = ["cosine", "ip", "l2"]
@@ -192,7 +193,7 @@ def test_a_filter_that_lets_no_row_pass_is_refused():
 IN_A_FRESH_PROCESS = """
 import sys, numpy as np
 from pathlib import Path
-from harness.groundtruth import exact_neighbours
+from harness.groundtruth import exact_neighbours, merged
 from harness.interfaces import part_of
 def peak():
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
@@ -304,3 +305,87 @@ def test_neighbours_of_real_embeddings_agree_with_brute_force(metric):
     tied = found.scores[:, 1:] == found.scores[:, :-1]
     assert np.all(found.ids[:, 1:][tied] > found.ids[:, :-1][tied])
     assert all(len(set(row)) == 100 for row in found.ids.tolist())
+
+
+# ------------------------------------------------------------------------------------- parts, and a GPU's way
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), k=st.integers(1, 12), metric=st.sampled_from(METRICS), below=st.sampled_from([None, 300, 700]))
+def test_parts_merged_are_what_one_search_finds_bit_for_bit(data, k, metric, below):
+    """Few different rows, so that equal ones and ties lie on both sides of every border; parts may have nothing that counts."""
+    dim = data.draw(st.integers(1, 4))
+    kinds = data.draw(arrays(np.float32, (data.draw(st.integers(1, 6)), dim), elements=st.integers(-2, 2).map(float)))
+    which = data.draw(arrays(np.int64, data.draw(st.integers(2, 60)), elements=st.integers(0, len(kinds) - 1)))
+    corpus = np.concatenate([kinds[which], np.ones((len(which), 1), np.float32)], axis=1)  # none is zero
+    queries = np.ones((3, dim + 1), np.float32) * np.float32([[1], [-1], [0.5]])
+    queries[1, 0] = 3
+    borders = sorted({0, len(corpus), *data.draw(st.lists(st.integers(0, len(corpus)), max_size=6))})
+    how = {"k": k, "metric": metric, "below": below, "block_bytes": 2**12}
+    parts = [exact_neighbours(queries, corpus, rows=range(a, b), **how) for a, b in itertools.pairwise(borders)]
+    if not sum(part.ids.shape[1] for part in parts):
+        with pytest.raises(DataError, match="leaves none"):
+            merged(iter(parts), k=k)
+        with pytest.raises(DataError, match="leaves none"):
+            exact_neighbours(queries, corpus, **how)
+        return
+    found, whole = merged(iter(parts), k=k), exact_neighbours(queries, corpus, **how)
+    assert found.ids.tobytes() == whole.ids.tobytes()
+    assert found.scores.tobytes() == whole.scores.tobytes()
+    assert (found.metric, found.rows, found.below, found.eligible) == (whole.metric, whole.rows, whole.below, whole.eligible)
+    passing = np.flatnonzero(part_of(np.arange(len(corpus))) < (1000 if below is None else below))
+    if metric != "cosine":  # which rounds
+        np.testing.assert_array_equal(found.ids, passing[first_k(brute_force(queries, corpus[passing], metric), k)])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_parts_of_ordinary_vectors_merged_are_what_one_search_finds_bit_for_bit(metric):
+    queries, corpus = vectors(40, 70, 24), vectors(41, 5_000, 24)
+    whole = exact_neighbours(queries, corpus, k=20, metric=metric)
+    borders = [0, 7, 1_300, 4_999, 5_000]
+    found = merged((exact_neighbours(queries, corpus, k=20, metric=metric, rows=range(a, b)) for a, b in itertools.pairwise(borders)), k=20)
+    assert found.ids.tobytes() == whole.ids.tobytes()
+    assert found.scores.tobytes() == whole.scores.tobytes()
+    np.testing.assert_array_equal(found.ids, first_k(brute_force(queries, corpus, metric), 20))
+
+
+BY_TORCH = "cpu:0"
+"""A device that is not called ``cpu``, so that torch computes the products, and that every machine has."""
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("block_bytes", [2**12, groundtruth.BLOCK_BYTES])
+@pytest.mark.parametrize("below", [None, 100])
+def test_torch_finds_what_numpy_finds_bit_for_bit(metric, block_bytes, below):
+    queries, corpus = vectors(42, 40, 24), vectors(43, 3_000, 24).astype(np.float16)
+    how = {"k": 15, "metric": metric, "below": below, "block_bytes": block_bytes}
+    found, expected = exact_neighbours(queries, corpus, device=BY_TORCH, **how), exact_neighbours(queries, corpus, **how)
+    assert found.ids.tobytes() == expected.ids.tobytes()
+    assert found.scores.tobytes() == expected.scores.tobytes()
+
+
+def test_torch_takes_a_block_of_ties_in_halves_and_a_file_that_cannot_be_written_to(tmp_path):
+    """Every row ties with every other: all of a block is promising, more than may be listed at once."""
+    np.save(tmp_path / "corpus.npy", np.tile(vectors(44, 1, 8), (9_000, 1)))
+    corpus = np.load(tmp_path / "corpus.npy", mmap_mode="r")
+    found = exact_neighbours(vectors(45, 3, 8), corpus, k=4, metric="ip", block_bytes=2**14, device=BY_TORCH)
+    assert found.ids.tolist() == [[0, 1, 2, 3]] * 3
+
+
+def test_a_device_that_rounds_products_is_refused(monkeypatch):
+    import torch
+
+    full = torch.full
+    monkeypatch.setattr(torch, "full", lambda shape, value, device: full(shape, 1.0, device=device))  # what TF32 keeps of the value
+    with pytest.raises(UnsupportedError, match="NVIDIA_TF32_OVERRIDE"):
+        exact_neighbours(vectors(46, 3, 8), vectors(47, 5, 8), k=1, metric="ip", device=BY_TORCH)
+
+
+@pytest.mark.parametrize("rows", [None, range(1_000, 2_500)])
+def test_how_far_it_is_rises_to_one(rows):
+    told = []
+    exact_neighbours(vectors(48, 4, 8), vectors(49, 4_000, 8), k=1, metric="ip", rows=rows, block_bytes=2**12, report=told.append)
+    assert len(told) > 5
+    assert told == sorted(told)
+    assert 0 < told[0] < 0.5
+    assert told[-1] == 1.0

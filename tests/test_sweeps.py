@@ -13,7 +13,11 @@ from tests.conftest import QUICK
 
 SWEEPS = options("sweep")
 SMALL = ["dataset.corpus=256", "dataset.queries=40"]
-OTHERWISE = {"recall_latency": [*SMALL, "target_recall=[0.8]"], "scale": ["dataset.corpus=128,256", "dataset.queries=40"]}
+OTHERWISE = {
+    "recall_latency": [*SMALL, "target_recall=[0.8]"],
+    "scale": ["dataset.corpus=128,256", "dataset.queries=40"],
+    "million": ["dataset.corpus=1100", "dataset.queries=40"],  # cells of k-means need a row each
+}
 """What makes a sweep's data small where `SMALL` would take from it what it is about."""
 
 

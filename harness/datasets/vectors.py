@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.datasets.checks import whole_number
+from harness.datasets.checks import leads_out, whole_number
 from harness.errors import DataError, SettingsError
 from harness.interfaces import Caveat, Data
 
@@ -140,9 +140,7 @@ class VectorFiles:
                     words += f" Nothing has compared metric with what the file says its distance is: {found.metric}."
                 caveats.append(Caveat("given_neighbours_unused", words))
             dim, metric = int(found.corpus.shape[1]), found.metric
-        info = {"dim": dim, "parameters": 0, "missing_keys": [], "unexpected_keys": [], "dtype": "fp32", "max_tokens": None}
-        body = {"info": info, "fingerprint": contents.hexdigest(), "truncated_share": 0.0, "caveats": []}
-        (folder / "vectors.json").write_text(json.dumps(body))
+        describe(folder, dim=dim, fingerprint=contents.hexdigest())
         return Data(
             modality="vectors",
             name=Path(self.path).name,
@@ -241,6 +239,9 @@ def _parquet(folder: Path, *, queries: Any, neighbours: Any) -> _Contents:
     parts = sorted(folder.glob("train*.parquet")) or sorted(folder.glob("shuffle_train*.parquet"))
     if not parts:
         raise DataError(f"{folder}: no train*.parquet or shuffle_train*.parquet in it")
+    for path in (*parts, folder / "test.parquet", folder / "neighbors.parquet"):
+        if leads_out(folder, path):
+            raise DataError(f"{folder}: {path.name} is a link that leads out of it; put the file itself there")
 
     def matrix(files: Sequence[Path], column: str) -> tuple[NDArray[Any], NDArray[Any]]:
         try:
@@ -269,16 +270,36 @@ def _parquet(folder: Path, *, queries: Any, neighbours: Any) -> _Contents:
 
 
 def _copy(source: Any, numbers: NDArray[Any] | None, rows: int, path: Path, contents: Any, *, name: str) -> None:
-    """Write the first `rows` of a matrix, or of some of its rows, as float32, block by block, adding them to the contents' hash."""
+    """Write the first `rows` of a matrix, or of some of its rows, as float32, block by block."""
     dim = int(source.shape[1])
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, dim))
     step = max(1, _BLOCK_BYTES // (4 * dim))
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        block = np.ascontiguousarray(source[start:stop] if numbers is None else source[numbers[start:stop]], dtype=np.float32)
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            raise DataError(f"{name}: row {start + int(np.flatnonzero(~finite)[0])} holds NaN or infinity and cannot be ranked")
-        out[start:stop] = block
-        contents.update(block)
-    out.flush()
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            block = np.ascontiguousarray(source[start:stop] if numbers is None else source[numbers[start:stop]], dtype=np.float32)
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                raise DataError(f"{name}: row {start + int(np.flatnonzero(~finite)[0])} holds NaN or infinity and cannot be ranked")
+            yield block
+
+    write_rows(path, (rows, dim), blocks(), contents)
+
+
+def write_rows(path: Path, shape: tuple[int, int], blocks: Iterable[NDArray[np.float32]], contents: Any) -> None:
+    """Write a ``.npy`` of float32 that may be larger than memory and add its rows to a hash.
+
+    Written, not mapped: a map's pages would count as this process's memory until the system takes them.
+    """
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, dtype="<f4"))
+            contents.update(block)
+
+
+def describe(folder: Path, *, dim: int, fingerprint: str) -> None:
+    """Write ``vectors.json`` beside vectors that no model made, as a canonical pass leaves it."""
+    info = {"dim": dim, "parameters": 0, "missing_keys": [], "unexpected_keys": [], "dtype": "fp32", "max_tokens": None}
+    body = {"info": info, "fingerprint": fingerprint, "truncated_share": 0.0, "caveats": []}
+    (folder / "vectors.json").write_text(json.dumps(body))

@@ -17,8 +17,10 @@ from tests.datasets.samples import REPOSITORY, picture
 from tests.datasets.test_beir import write as write_beir
 
 FOLDER = REPOSITORY / "conf" / "dataset"
-OPTIONS = sorted(path.stem for path in FOLDER.glob("*.yaml") if "_target_" in OmegaConf.load(path) and path.stem != "vectors")
-"""Vectors that are given have no items to decode; what they keep is asked in test_vectors.py."""
+OPTIONS = sorted(
+    path.stem for path in FOLDER.glob("*.yaml") if "_target_" in OmegaConf.load(path) and path.stem not in ("vectors", "synthetic")
+)
+"""Vectors have no items to decode; what they keep is asked in test_vectors.py and test_synthetic.py."""
 
 KINDS = {"text": str, "image": Image.Image, "audio": Sound, "video": Clip}
 VARIANTS = {"asked_by", "medium", "corpus", "queries", "size"}

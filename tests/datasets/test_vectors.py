@@ -11,7 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 from harness.data import open_data, prepare
 from harness.datasets.vectors import VectorFiles
 from harness.errors import AuditError, DataError, SettingsError
-from harness.vectors import make_truth, open_truth
+from harness.truth import make_truth
+from harness.vectors import open_truth
 
 RNG = np.random.default_rng(0)
 CORPUS = RNG.standard_normal((500, 12)).astype(np.float32)
@@ -136,18 +137,18 @@ def truth_of(folder, tmp_path, metric):
 
 
 def test_given_neighbours_become_the_truth_with_scores_that_fall(tmp_path, monkeypatch):
-    from harness import vectors
+    from harness import truth as making
 
     _, _, folder = made(tmp_path, path=hdf5(tmp_path / "x.hdf5"))
     sizes = []
-    search = vectors.exact_neighbours
+    search = making.exact_neighbours
 
     def watched(queries, *more, **named):
         sizes.append(len(queries))
         return search(queries, *more, **named)
 
-    monkeypatch.setattr(vectors, "exact_neighbours", watched)
-    monkeypatch.setattr(vectors, "_SAMPLE", 10)
+    monkeypatch.setattr(making, "exact_neighbours", watched)
+    monkeypatch.setattr(making, "_SAMPLE", 10)
     truth = truth_of(folder, tmp_path, "cosine")
     assert sizes == [10], "only the sample was searched"
     assert truth.ids.tolist() == nearest().tolist()
