@@ -20,7 +20,7 @@ it is measured, so all levels answer alike.
 latency, as it is for who uses it: 30 µs to put a request together and 15 µs to take ten ids out of the answer, of 1.6 ms.
 
 **Whose it is.** Collections are named ``harness_<name>_<random>`` and only those that this object created are dropped. What a killed
-run leaves behind has such a name and is safe to drop.
+program leaves behind is dropped by the next one on the same machine, see `stores.milvus_ledger`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ from numpy.typing import NDArray
 from harness.errors import SettingsError, StoreError, StoreTimeoutError
 from harness.interfaces import Ids, Index, Metric, Ready, VectorType, part_of
 from stores.index import HNSW
+from stores.milvus_bulk import BulkImport
+from stores.milvus_bulk import ROWS as BULK_ROWS
 from stores.milvus_connection import Connection, status
+from stores.milvus_ledger import Note, left_behind
 from stores.milvus_params import BINARY_FAMILIES, index_type, metric_type, milvus_params
 from stores.milvus_wire import as_bytes, data_type, insert_request
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
@@ -55,6 +58,7 @@ _T = TypeVar("_T")
 
 VECTOR, PART = "vector", "part"
 CONSISTENCY_LEVELS = ("Strong", "Bounded", "Eventually", "Session")
+INSERT_BY = ("requests", "bulk_import")
 
 FAMILIES: Mapping[tuple[int, int], tuple[str, ...]] = {
     (2, 3): ("FLAT", "HNSW", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "DISKANN", "GPU_IVF_FLAT", "GPU_IVF_PQ"),
@@ -85,6 +89,8 @@ MESSAGE_BYTES = 64 * 2**20
 """A server's ``proxy.grpc.serverMaxRecvSize``."""
 POLL_S = 0.02
 """Between two looks at the server's state; a look takes it a millisecond or two."""
+IMPORT_S = 600.0
+"""How long one import, of hundreds of megabytes at most, may take."""
 GROWING, FLUSHED = 2, 4
 """milvus.proto.common.SegmentState."""
 SMALLEST_INDEXED = 1_024
@@ -116,12 +122,19 @@ class Milvus:
         PEM files for TLS: a certificate authority of one's own, and, where the server wants to know clients, certificate and key.
     server_name : str
         The name in the server's certificate, where it is another than the host's.
+    insert_by : str
+        ``requests``, or ``bulk_import``: files in the server's storage that it is asked to import.
+    bulk_folder : str
+        For bulk imports: a folder below the server's local storage, under the same path there and on this machine.
 
     Raises
     ------
     harness.errors.SettingsError
         When a value is outside its range; names every one that is.
     """
+
+    _outlives_us = True
+    """Whether the server stays when this program ends, and with it what is left there."""
 
     def __init__(
         self,
@@ -139,8 +152,11 @@ class Milvus:
         client_cert_file: str = "",
         client_key_file: str = "",
         server_name: str = "",
+        insert_by: str = "requests",
+        bulk_folder: str = "",
     ) -> None:
         self.uri, self.database, self.consistency = uri, database, consistency
+        self.insert_by, self.bulk_folder = insert_by, bulk_folder
         self.shards, self.replicas, self.timeout_s = shards, replicas, timeout_s
         self.token_env, self.user_env, self.password_env = token_env, user_env, password_env
         self.ca_file, self.client_cert_file, self.client_key_file, self.server_name = (
@@ -153,6 +169,7 @@ class Milvus:
         if found:
             raise SettingsError(found)
         self._connection: Connection | None = None
+        self._note: Note | None = None  # of the collection that this object has created
         self._version = ""
         """What the server said when it was last asked; empty before that."""
         self._suffix = ""
@@ -164,6 +181,8 @@ class Milvus:
         self._filtered = False
         self._index: Index | None = None
         self._inserted = 0
+        self._bulk: BulkImport | None = None
+        """How rows come in by files, once there is a collection and where that was asked for."""
         self._times: dict[str, float] = {}
         self._call_search: Callable[..., Any] | None = None
         """pymilvus's search, once the collection is proven to be ready."""
@@ -172,6 +191,7 @@ class Milvus:
     def _own_violations(self) -> list[str]:
         found = []
         texts = ("token_env", "user_env", "password_env", "database", "ca_file", "client_cert_file", "client_key_file", "server_name")
+        texts += ("bulk_folder",)
         found += [f"store.{name} must be text, got {value!r}" for name in texts if not isinstance(value := getattr(self, name), str)]
         parts = urlsplit(self.uri) if isinstance(self.uri, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.fragment:
@@ -189,9 +209,18 @@ class Milvus:
         number = isinstance(timeout, int | float) and not isinstance(timeout, bool) and math.isfinite(timeout)
         if not number or not 1 <= timeout <= 86_400:
             found.append(f"store.timeout_s must be a number of seconds in [1, 86400], got {timeout!r}")
+        if self.insert_by not in INSERT_BY:
+            found.append(f"store.insert_by must be one of {', '.join(INSERT_BY)}, got {self.insert_by!r}")
+        found += self._folder_violations()
         if bool(self.client_cert_file) != bool(self.client_key_file) or (self.client_cert_file and not self.ca_file):
             found.append("store.client_cert_file needs store.client_key_file and store.ca_file, and the other way round")
         return found
+
+    def _folder_violations(self) -> list[str]:
+        """What is wrong with the folder for bulk imports."""
+        if (self.insert_by == "bulk_import") == bool(self.bulk_folder):
+            return []
+        return ["store.insert_by=bulk_import and store.bulk_folder, a folder below the server's local storage, go together; give both"]
 
     # ------------------------------------------------------------------------------------ what it has
 
@@ -232,8 +261,11 @@ class Milvus:
 
     @property
     def largest_insert(self) -> int:
-        """1,000 rows: 4 MB of the 64 that a server takes in one message; up to 40 MB were no quicker and cost the client more."""
-        return 1_000
+        """1,000 rows: 4 MB of the 64 that a server takes in one message; up to 40 MB were no quicker and cost the client more.
+
+        An import takes some seconds whatever its size, so one has many rows.
+        """
+        return BULK_ROWS if self.insert_by == "bulk_import" else 1_000
 
     def violations(
         self,
@@ -393,14 +425,28 @@ class Milvus:
         with self._translated(f"create collection {name}"):
             if connection.call("has_collection", name):
                 raise StoreError(f"store={self.name} has a collection {name} already, which is left as it is; run again")
+            self._drop_left_behind()
+            if self._outlives_us:
+                if self._note is not None:
+                    self._note.leave()
+                self._note = Note(self.uri, self.database, name)
             connection.call_patiently("create_collection", name, schema, num_shards=self.shards, consistency_level=self.consistency)
         self._owned = True
         self._take(name, dim=dim, metric=metric, index=index, vector_type=vector_type, filtered=filtered)
+        if self.insert_by == "bulk_import":
+            self._bulk = BulkImport(self.name, connection, self._import_folder(), deadline_s=IMPORT_S)
+
+    def _drop_left_behind(self) -> None:
+        """Drop the collections on this server whose owners were killed."""
+        for name in left_behind(self.uri, self.database):
+            if self._opened().call("has_collection", name):
+                self._opened().call_patiently("drop_collection", name)
 
     def _take(self, name: str, *, dim: int, metric: Metric, index: Index, vector_type: VectorType, filtered: bool) -> None:
         """Make a collection the one that all else is about."""
         self._collection, self._dim, self._metric, self._index = name, dim, metric, index
         self._vector_type, self._filtered, self._inserted, self._call_search, self._times = vector_type, filtered, 0, None, {}
+        self._bulk = None
         # Queries other than float32 go as bytes, whose kind pymilvus reads from the schema; this saves it from asking the server.
         fields = {"fields": [{"name": VECTOR, "type": data_type(vector_type)}]}
         self._search_extra = {} if vector_type == "fp32" else {"schema": fields}
@@ -416,7 +462,26 @@ class Milvus:
         """
         self._writable()
         self._call_search = None
-        self._inserted += self._write(vectors, np.arange(first_id, first_id + len(vectors), dtype=np.int64))
+        ids = np.arange(first_id, first_id + len(vectors), dtype=np.int64)
+        self._inserted += self._write(vectors, ids) if self._bulk is None else self._import(self._bulk, vectors, ids)
+
+    def _import(self, bulk: BulkImport, vectors: NDArray[Any], ids: Ids) -> int:
+        """Have the server import rows; returns how many it took, which is all."""
+        self._writable()
+        self._check(vectors, ids)
+        taken = bulk.take(self._collection, {**self._numbers(ids), VECTOR: vectors})
+        if taken != len(vectors):
+            raise StoreError(f"store={self.name} imported {taken} of {len(vectors)} rows into {self._collection}")
+        return taken
+
+    def _check(self, vectors: NDArray[Any], ids: Ids) -> None:
+        check_rows(
+            self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids[0]) if len(ids) else 0, vector_type=self._vector_type
+        )
+
+    def _numbers(self, ids: Ids) -> dict[str, Ids]:
+        """Columns of rows besides their vectors."""
+        return {"id": ids, PART: part_of(ids)} if self._filtered else {"id": ids}
 
     def add(self, vectors: NDArray[Any], ids: Ids) -> None:
         """Insert rows while others search; they lie in a growing segment, searched by brute force, until it is full and sealed.
@@ -450,6 +515,10 @@ class Milvus:
         with self._translated(f"delete {len(ids)} rows of {self._collection}"):
             connection.call_patiently("delete", self._collection, f"id in {ids.tolist()}")
 
+    def _import_folder(self) -> Path:
+        """Where files have to lie for the server to import them."""
+        return Path(self.bulk_folder)
+
     def _writable(self) -> Connection:
         connection = self._created()
         if not self._owned:
@@ -459,13 +528,11 @@ class Milvus:
     def _write(self, vectors: NDArray[Any], ids: Ids, *, upsert: bool = False) -> int:
         """Send rows in one request; returns how many the server took, which is all."""
         connection = self._writable()
-        check_rows(
-            self.name, vectors, dim=self._dim, metric=self._metric, first_id=int(ids[0]) if len(ids) else 0, vector_type=self._vector_type
-        )
+        self._check(vectors, ids)
         request = insert_request(
             self._collection,
             database=self.database,
-            numbers={"id": ids, PART: part_of(ids)} if self._filtered else {"id": ids},
+            numbers=self._numbers(ids),
             vectors=vectors,
             field=VECTOR,
             dim=self._dim,
@@ -564,7 +631,7 @@ class Milvus:
             segments=len(loaded),
             index_state="Finished",
             detail=f"rows by segment: {sizes}; consistency {self.consistency}",
-            times=dict(self._times),
+            times={**({} if self._bulk is None else self._bulk.times), **self._times},
         )
 
     def _stored(self) -> list[Any]:
@@ -713,6 +780,9 @@ class Milvus:
             raise StoreError(f"store={self.name} is attached to {self._collection}, which is another's to drop")
         with self._translated(f"drop {self._collection}"):
             connection.call_patiently("drop_collection", self._collection)
+        if self._note is not None:
+            self._note.strike()
+            self._note = None
         self._forget()
 
     def close(self) -> None:
@@ -723,12 +793,16 @@ class Milvus:
             with suppress(StoreError):  # the server may be gone, which is no reason to stay connected
                 self.drop()
         self._forget()
+        if self._note is not None:
+            self._note.leave()
+            self._note = None
         self._suffix = ""
         self._connection.close()
         self._connection = None
 
     def _forget(self) -> None:
         self._collection, self._index, self._owned, self._call_search, self._times = "", None, False, None, {}
+        self._bulk = None
 
     # ----------------------------------------------------------------------------------- helpers
 

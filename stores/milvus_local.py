@@ -58,6 +58,8 @@ class MilvusLocal(Milvus):
         Of the collection.
     timeout_s : float
         For a single call. Waiting for an index has the deadline of the cell.
+    insert_by : str
+        ``requests``, or ``bulk_import``: files in the server's storage that it is asked to import.
 
     Raises
     ------
@@ -65,8 +67,12 @@ class MilvusLocal(Milvus):
         When a value is outside its range; names every one that is.
     """
 
-    def __init__(self, *, consistency: str = "Bounded", shards: int = 1, timeout_s: float = 60.0) -> None:
-        super().__init__(token_env="", user_env="", password_env="", consistency=consistency, shards=shards, timeout_s=timeout_s)
+    _outlives_us = False
+
+    def __init__(self, *, consistency: str = "Bounded", shards: int = 1, timeout_s: float = 60.0, insert_by: str = "requests") -> None:
+        super().__init__(
+            token_env="", user_env="", password_env="", consistency=consistency, shards=shards, timeout_s=timeout_s, insert_by=insert_by
+        )
         self._shared: _Shared | None = None
 
     @property
@@ -87,6 +93,14 @@ class MilvusLocal(Milvus):
     def _number(self) -> tuple[int, int]:
         """The version of the package's server, which need not run to be known."""
         return 2, 3
+
+    def _folder_violations(self) -> list[str]:
+        """Nothing is asked for: the server's storage is a folder of our own."""
+        return []
+
+    def _import_folder(self) -> Path:
+        assert self._shared is not None
+        return self._shared.server.folder / "data" / "imports"
 
     def open(self, folder: Path) -> None:
         """Start the server in `folder`, or use the one that this process has, and connect.
