@@ -6,7 +6,7 @@ As `harness.summary` does for embed cells: timings replicate over processes, bui
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def of_search(
     return Summary(metrics, tuple(points), caveats, samples | scores, engine)
 
 
-_STORE_TIMES = ("flush", "build", "compact", "load", "wait")
+_STORE_TIMES = ("files", "import", "flush", "build", "compact", "load", "wait")
 """What `harness.interfaces.Ready.times` may tell apart."""
 
 
@@ -260,11 +260,29 @@ def _load_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]]) -
     if offered and slip > _SLIPPED:
         yield (
             "overload",
-            f"Of {offered:g} requests/s offered {offered / (1 + slip):.3g}/s were answered: the queue grows, and latencies with the length "
-            "of the run.",
+            f"{_offered(point)}, {offered / (1 + slip):.3g}/s were answered: the queue grows, and latencies with the length of the run.",
         )
     if point["churn_per_s"] is not None:
         yield from _change_caveats(point, same)
+
+
+def _offered(point: Mapping[str, Any]) -> str:
+    """Return the words by which an operating point's own overload begins, so that those at the same rate can be told apart."""
+    told = [f"k={point['k']}", *(f"{name}={value}" for name, value in sorted(point["search_params"].items()))]
+    told += [f"{name}={point[name]:g}" for name in ("selectivity", "churn_per_s", "target_recall") if point[name] is not None]
+    return f"Of {point['rate_per_s']:g} requests/s offered at {' '.join(told)}"
+
+
+def overloaded(caveats: Iterable[tuple[str, str]], point: Point) -> bool:
+    """Return whether a record's caveats say that an operating point's rate was not kept up with.
+
+    Those of earlier versions name the rate alone, and count for each operating point at that rate.
+    """
+    if point.rate_per_s is None:
+        return False
+    own, any_at_rate = _offered(vars(point)), f"Of {point.rate_per_s:g} requests/s offered "
+    texts = [text for code, text in caveats if code == "overload" and text.startswith(any_at_rate)]
+    return any(text.startswith(f"{own}, ") or not text.startswith(f"{any_at_rate}at ") for text in texts)
 
 
 def _change_caveats(point: Mapping[str, Any], same: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

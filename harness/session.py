@@ -266,9 +266,8 @@ def _choices(planned: Planned) -> str:
 
 def show_report(folder: Path) -> None:
     """Rebuild a folder's reports, print its tables and where the reports are."""
-    from harness.report import print_tables, write_reports
+    from harness.report import write_reports
 
-    paths = write_reports(folder)
-    print_tables(folder, Console())
+    paths = write_reports(folder, Console())
     for path in paths.values():
         print(path)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -121,3 +122,48 @@ def test_two_devices_of_one_machine_are_one_machine_and_another_kernel_is_anothe
     assert machine() == machine(device="cpu", device_name="CPU") == machine(device="cuda", device_name="Example GPU")
     assert machine(kernel="6.2.0") != machine()
     assert to_frame([examples.embed("minilm", "docstrings", 8, 10.0, "e01", environment={})]).loc[0, "machine"] is pd.NA
+
+
+def embed_under(key, **settings):
+    record = examples.embed("minilm", "docstrings", 8, 10.0, key)
+    return replace(record, settings={**record.settings, **settings})
+
+
+def others(*found):
+    told = to_frame(found).set_index("key")["other_settings"]
+    return {key: None if pd.isna(text) else json.loads(text) for key, text in told.items()}
+
+
+def test_settings_without_a_column_are_told_where_cells_of_one_name_differ_in_them():
+    long = {"model": {"max_tokens": 256, "pooling": "mean"}, "attention": "auto", "embed_items": 64}
+    short = {"model": {"max_tokens": 128, "pooling": "mean"}, "attention": "auto", "embed_items": 64}
+    assert others(embed_under("e01", **long), embed_under("e02", **short)) == {
+        "e01": {"model.max_tokens": 256},
+        "e02": {"model.max_tokens": 128},
+    }
+
+
+def test_a_setting_that_other_columns_tell_is_not_told_twice():
+    assert others(*(examples.embed("minilm", "docstrings", size, 10.0, f"e0{size}") for size in (1, 8))) == {"e01": None, "e08": None}
+
+
+def test_settings_of_cells_of_other_names_are_no_difference():
+    other = embed_under("e02", model={"max_tokens": 512})
+    other.labels["model"] = "mpnet"
+    assert others(embed_under("e01", model={"max_tokens": 256}), other) == {"e01": None, "e02": None}
+
+
+def test_a_setting_that_an_earlier_version_did_not_state_is_no_difference():
+    assert others(embed_under("e01"), embed_under("e02", backend="torch")) == {"e01": None, "e02": None}
+    told = others(embed_under("e01"), embed_under("e02", backend="torch"), embed_under("e03", backend="onnx"))
+    assert told == {"e01": None, "e02": {"backend": "torch"}, "e03": {"backend": "onnx"}}
+
+
+def test_each_operating_point_has_the_reasons_of_its_cell_and_its_own():
+    bare, whole = examples.point({"ef": 16}, 0.9, 0.01), examples.point({"ef": 64}, 0.95, 0.02)
+    known = replace(whole, metrics={**whole.metrics, "index_bytes": examples.timing(1e6, "bytes")})
+    frame = to_frame([examples.search("minilm", "docstrings", "hnsw", (bare, known), "a01")])
+    first, second = map(json.loads, frame["reasons"])
+    assert first["index_bytes"] == "the store does not tell the size of an index"
+    assert "index_bytes" not in second
+    assert first["insert_s"] == second["insert_s"] == "one build: how builds differ is not known"

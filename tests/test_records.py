@@ -1,8 +1,11 @@
 """The record on disk: whole or absent, the same when read back, and never a number that is none."""
 
+import gc
 import json
 import logging
 import math
+import zipfile
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -265,3 +268,60 @@ def test_a_record_written_before_there_were_checksums_is_read(tmp_path):
     path = records.write(example(), tmp_path)
     path.write_text(records.to_json(example()))
     assert records.read_all(tmp_path) == [example()]
+
+
+@given(
+    st.sampled_from(["<f8", ">f8", "<f4", "<i8", "|b1", "<U3"]),
+    st.lists(st.integers(0, 3), max_size=3).map(tuple),
+    st.sampled_from("CF"),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_samples_are_what_numpy_reads(tmp_path, dtype, shape, order):
+    array = np.asarray(np.arange(int(np.prod(shape))).reshape(shape).astype(dtype), order=order)
+    record = example(samples={"latency_s_0": array, "other": np.arange(3)})
+    path = records.write(record, tmp_path).with_suffix(".npz")
+    with np.load(path) as archive:
+        wanted = archive["latency_s_0"]
+    found = records.samples(record, tmp_path)
+    assert set(found) == {"latency_s_0", "other"}
+    assert (found["latency_s_0"].dtype, found["latency_s_0"].shape) == (wanted.dtype, wanted.shape)
+    np.testing.assert_array_equal(found["latency_s_0"], wanted)
+    assert found["latency_s_0"].flags.writeable
+    assert set(records.samples(record, tmp_path, beginning=("latency_s_",))) == {"latency_s_0"}
+
+
+def test_samples_of_python_objects_are_refused(tmp_path):
+    record = example()
+    path = records.write(record, tmp_path).with_suffix(".npz")
+    np.savez(path, x=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="Python objects"):
+        records.samples(record, tmp_path)
+
+
+def test_damaged_samples_are_an_error_and_no_other_numbers(tmp_path):
+    record = example(samples={"x": np.arange(1000.0)})
+    path = records.write(record, tmp_path).with_suffix(".npz")
+    content = path.read_bytes()
+    for at in range(60, len(content) - 200, 97):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises((ValueError, zipfile.BadZipFile, zlib.error)):
+            records.samples(record, tmp_path)
+
+
+def test_the_collector_of_cycles_is_as_it_was_after_reading(tmp_path):
+    records.write(example(), tmp_path)
+    assert gc.isenabled()
+    records.scan(tmp_path)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        records.scan(tmp_path)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_file_with_the_line_ends_of_another_system_is_the_same_record(tmp_path):
+    path = records.write(example(), tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert records.scan(tmp_path) == ([example()], [])

@@ -1,6 +1,7 @@
 """From what the replicates of a search cell left behind to its figures, against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from harness import search_summary
 from harness.errors import StoreError
 from harness.interfaces import Data, part_of
 from harness.metrics.similarity import Neighbours
-from harness.search_summary import of_search
+from harness.search_summary import of_search, overloaded
 from harness.summary import Outcome
 
 MEMORY = {"peak_rss_bytes": 5e8}
@@ -389,3 +390,22 @@ def test_changes_that_fall_behind_or_do_not_show_are_caveats(vectors):
     found = dict(figures([churned(vectors, recall=[1.0, 1.0], slip=0.2, unseen=1)] * 2, vectors).caveats)
     assert set(found) == {"changes_behind", "unseen_changes"}
     assert "2 of 8 rows" in found["unseen_changes"]
+
+
+def test_the_overload_of_one_operating_point_is_not_that_of_another_at_the_same_rate(vectors):
+    behind = {"concurrency": None, "rate_per_s": 500.0, "slip": 0.25, "send_lag_p99_s": 0.02, "search_params": {"ef": 6}}
+    found = figures([searched(EXACT[:, :2], point=behind)], vectors)
+    assert overloaded(found.caveats, found.points[0])
+    assert dict(found.caveats)["overload"].startswith("Of 500 requests/s offered at k=2 ef=6, 400/s were answered")
+    for change in ({"search_params": {"ef": 64}}, {"k": 20}, {"rate_per_s": 50.0}, {"selectivity": 0.1}, {"target_recall": 0.9}):
+        assert not overloaded(found.caveats, replace(found.points[0], **change)), change
+    assert not overloaded(found.caveats, replace(found.points[0], rate_per_s=None, concurrency=4))
+
+
+def test_an_overload_that_an_earlier_version_told_of_counts_for_its_whole_rate(vectors):
+    told = (("overload", "Of 500 requests/s offered 400/s were answered: the queue grows, and latencies with the length of the run."),)
+    steady = {"concurrency": None, "rate_per_s": 500.0, "search_params": {"ef": 6}}
+    [point] = figures([searched(EXACT[:, :2], point=steady)], vectors).points
+    assert overloaded(told, point)
+    assert not overloaded(told, replace(point, rate_per_s=50.0))
+    assert not overloaded((("saturated_client", told[0][1]),), point)

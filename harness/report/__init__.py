@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["print_tables", "to_step_summary", "write_reports"]
 
 
-def write_reports(folder: str | Path) -> dict[str, Path]:
+def write_reports(folder: str | Path, console: Console | None = None) -> dict[str, Path]:
     """Write ``report.html``, ``report.md``, the table of results in three formats and ``benchmark.json`` from the records below a folder.
 
     Parameters
     ----------
     folder : str or Path
         One ``results/<name>``; the newest record of each cell is shown.
+    console : rich.console.Console, optional
+        Where the tables are printed as well.
 
     Returns
     -------
@@ -40,7 +42,7 @@ def write_reports(folder: str | Path) -> dict[str, Path]:
     """
     from harness.report.files import write
 
-    return write(Path(folder))
+    return write(Path(folder), console)
 
 
 def print_tables(results: str | Path | pd.DataFrame, console: Console | None = None) -> None:

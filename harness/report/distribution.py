@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,25 +47,37 @@ LEVELS: tuple[float, ...] = tuple(
 class Distribution:
     """What is known of one kind of a row's latencies."""
 
-    quantiles: tuple[float | None, ...]
-    """In seconds, one for each of `LEVELS`; null where a process has too few samples for it."""
-    n: int
-    """Samples of all processes."""
-    pooled: NDArray[np.float64]
-    """The samples of all processes, in no order that means anything."""
+    processes: tuple[NDArray[np.float64], ...]
+    """Each process's samples in seconds, sorted."""
+
+    @property
+    def n(self) -> int:
+        """Samples of all processes."""
+        return sum(one.size for one in self.processes)
+
+    @property
+    def stated(self) -> tuple[bool, ...]:
+        """Whether every process has samples enough, for each of `LEVELS`."""
+        return _stated(min(one.size for one in self.processes))
+
+    @property
+    def quantiles(self) -> tuple[float | None, ...]:
+        """In seconds, one for each of `LEVELS`; null where a process has too few samples for it."""
+        values = np.exp(sum(np.log(_quantiles(one)) for one in self.processes) / len(self.processes))
+        return tuple(value if known else None for value, known in zip(values.tolist(), self.stated, strict=True))
+
+    @property
+    def pooled(self) -> NDArray[np.float64]:
+        """The samples of all processes, in no order that means anything."""
+        return np.concatenate(self.processes)
 
 
 def distribution(processes: Sequence[NDArray[Any]]) -> Distribution | None:
     """Return the distribution of the samples of some processes; None where no level can be stated."""
-    arrays = [np.asarray(one, dtype=np.float64) for one in processes]
-    arrays = [np.sort(one[np.isfinite(one) & (one > 0)]) for one in arrays]
-    fewest = min((one.size for one in arrays), default=0)
-    stated = _stated(fewest)
-    if not any(stated):
-        return None
-    values = np.exp(sum(np.log(_quantiles(one)) for one in arrays) / len(arrays))
-    pooled = np.concatenate(arrays)
-    return Distribution(tuple(float(value) if known else None for value, known in zip(values, stated, strict=True)), pooled.size, pooled)
+    arrays = [np.sort(np.asarray(one, dtype=np.float64)) for one in processes]
+    arrays = [one if one.size and one[0] > 0 and one[-1] < np.inf else one[np.isfinite(one) & (one > 0)] for one in arrays]
+    found = Distribution(tuple(arrays))
+    return found if arrays and any(found.stated) else None
 
 
 def _quantiles(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -108,7 +121,7 @@ def distributions(rows: Iterable[Row], records: Iterable[Record], folder: Path) 
             continue
         try:
             arrays = samples(record, folder, beginning=("query_s_", "batch_s_", "latency_s_"))
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             log.warning("the raw samples of %s cannot be read (%s): its distributions are left out", record.key, error)
             continue
         points = {_identity_of_point(point): number for number, point in enumerate(record.points)}

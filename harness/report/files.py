@@ -6,10 +6,11 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import DataError, HarnessError
 from harness.frame import to_frame
-from harness.records import current, scan, write_atomically
+from harness.records import current, scan, uncollected, write_atomically
 from harness.report.distribution import distributions
 from harness.report.exports import benchmark_json, json_lines
 from harness.report.markdown import markdown
@@ -17,9 +18,34 @@ from harness.report.page import page
 from harness.report.rows import Row, plain
 from harness.report.units import plural
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def write(folder: Path) -> dict[str, Path]:
-    """Write all reports; see `harness.report.write_reports`."""
+
+def write(folder: Path, console: Console | None = None) -> dict[str, Path]:
+    """Write all reports and print the tables, where there is a console; see `harness.report.write_reports`."""
+    with uncollected():
+        contents, rows = _made(folder)
+        written = {}
+        for kind, (file, content) in contents.items():
+            path = folder / file
+            try:
+                write_atomically(path, content)
+            except OSError as error:
+                reason = error.strerror or error
+                raise HarnessError(
+                    f"{path} cannot be written ({reason}); make the folder writable or copy its records/ elsewhere"
+                ) from error
+            written[kind] = path
+        if console is not None:
+            from harness.report.terminal import print_rows
+
+            print_rows(rows, console)
+    return written
+
+
+def _made(folder: Path) -> tuple[dict[str, tuple[str, bytes]], list[Row]]:
+    """Return what goes into each file, by kind, and the rows all of them show."""
     found, broken = scan(folder)
     left_out = [f"{path.name}: {reason}" for path, reason in broken]
     records = current(found)
@@ -40,16 +66,7 @@ def write(folder: Path) -> dict[str, Path]:
         "jsonl": ("results.jsonl", _bytes(json_lines(rows))),
         "benchmark": ("benchmark.json", _bytes(benchmark_json(rows, records, latencies))),
     }
-    written = {}
-    for kind, (file, content) in contents.items():
-        path = folder / file
-        try:
-            write_atomically(path, content)
-        except OSError as error:
-            reason = error.strerror or error
-            raise HarnessError(f"{path} cannot be written ({reason}); make the folder writable or copy its records/ elsewhere") from error
-        written[kind] = path
-    return written
+    return contents, rows
 
 
 def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -57,7 +74,7 @@ def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([row[column] for column in columns] for row in rows)
+    writer.writerows(map(row.get, columns) for row in rows)
     return out.getvalue()
 
 

@@ -41,7 +41,9 @@ async function begin() {
     tables.push(new ResultTable(spec, document.querySelector(`[data-table="${spec.id}"]`), data));
   }
   followLinks();
+  performance.measure("tables", { start: begun });
   if (document.getElementById("plotly").textContent) {
+    await breath();
     document.head.append(element("script", {}, await unpacked("plotly")));
     for (const picture of data.pictures) addPicture(picture);
     for (const curve of data.curves) addCurve(curve);

@@ -32,18 +32,25 @@ from harness.report.rows import (
     caveats,
     cell_name,
     compared,
+    index_in_two_builds,
     label,
     sections,
     unfinished,
     varying,
 )
 from harness.report.summary import GOOD_RECALL, Best, best, findings, overview, unmeasured
-from harness.report.tables import Cell, Table, index_in_two_builds, whole_embed_table, whole_search_table
-from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, plural
+from harness.report.tables import Cell, Table, whole_embed_table, whole_search_table
+from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, count, plural
 
 _SCRIPTS = ("page_state.js", "page_tables.js", "page_charts.js", "page.js")
+_ROWS = 5_000
+"""Rows of each kind that a dataset's part of the page holds at most: no browser opens many more in the time that a reader waits."""
 _WHOLE_RECORDS = 150
 """Records that a page holds as they are, of rows on or near a front; the files of all lie beside it."""
+_MISSING = 500
+"""Cells without a result that the page lists."""
+_CELLS = 20
+"""Cells named under a caveat, or under a value in which environments differ."""
 _CURVES = 4
 """Distributions drawn before a reader chooses."""
 _DIGITS = 7
@@ -58,6 +65,8 @@ class View:
     title: str
     table: Table
     rows: Sequence[Row]
+    left_out: str
+    """Said where the table does not hold all rows."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +131,10 @@ def page(
     )
     environment.filters["plural"] = plural
     found = found or {}
-    shown = sections(rows)
+    whole = sections(rows)
+    shown = [section.reduced(_ROWS) for section in whole]
     drawn = [pictures(section) for section in shown]
-    chapters = [_chapter(section, made, place, found) for place, (section, made) in enumerate(zip(shown, drawn, strict=True))]
+    chapters = [_chapter(*parts, place, found) for place, parts in enumerate(zip(whole, shown, drawn, strict=True))]
     views = [view for chapter in chapters for view in chapter.views]
     curves = [curve for chapter in chapters for curve in chapter.curves]
     figures = [
@@ -132,12 +142,14 @@ def page(
     ]
     data = _data(shown, views, figures, curves, records, found)
     script = "".join((here / file).read_text(encoding="utf-8") for file in _SCRIPTS)
-    names = {row["key"]: cell_name(row) for row in rows}
+    names = {key: cell_name(row) for key, row in {row["key"]: row for row in rows}.items()}
     return environment.get_template("page.html.j2").render(
         name=name,
         overview=overview(rows),
         machines=provenance.machines(records),
         chapters=chapters,
+        most_cells=_CELLS,
+        most_missing=_MISSING,
         intervals=INTERVALS,
         within=WITHIN_MEANS if any(view.table.within for view in views) else "",
         caveats=caveats(rows),
@@ -156,7 +168,10 @@ def page(
     )
 
 
-def _chapter(section: Section, made: Sequence[Picture], place: int, found: Mapping[str, Mapping[Kind, Distribution]]) -> Chapter:
+def _chapter(
+    whole: Section, section: Section, made: Sequence[Picture], place: int, found: Mapping[str, Mapping[Kind, Distribution]]
+) -> Chapter:
+    """Return a dataset's part: words about all of its rows, tables and pictures of those that the page holds."""
     charts = tuple(
         Drawn(
             f"chart-{place}-{number}",
@@ -168,18 +183,26 @@ def _chapter(section: Section, made: Sequence[Picture], place: int, found: Mappi
     )
     views = []
     if section.search:
-        views.append(View(f"t{place}s", "Search", whole_search_table(section.search), section.search))
+        table = whole_search_table(section.search)
+        views.append(View(f"t{place}s", "Search", table, section.search, _left_out(section.search, whole.search)))
     if section.embed:
-        views.append(View(f"t{place}e", "Embedding", whole_embed_table(section.embed), section.embed))
+        table = whole_embed_table(section.embed)
+        views.append(View(f"t{place}e", "Embedding", table, section.embed, _left_out(section.embed, whole.embed)))
     return Chapter(
         f"data-{place}",
         section,
-        tuple(findings(section)),
-        tuple(best(section)),
+        tuple(findings(whole)),
+        tuple(best(whole)),
         charts,
         tuple(_curves(section, place, found)),
         tuple(views),
     )
+
+
+def _left_out(shown: Sequence[Row], rows: Sequence[Row]) -> str:
+    if len(shown) == len(rows):
+        return ""
+    return f"{count(len(shown))} of {plural(len(rows), 'row')}, those nearest the fronts; results.csv beside this page has all."
 
 
 def _curves(section: Section, place: int, found: Mapping[str, Mapping[Kind, Distribution]]) -> list[Curve]:
@@ -208,7 +231,7 @@ def _curves(section: Section, place: int, found: Mapping[str, Mapping[Kind, Dist
 
 def _is_curve(one: Distribution) -> bool:
     """Whether enough of a distribution can be stated to draw it."""
-    return sum(value is not None for value in one.quantiles) >= 3
+    return sum(one.stated) >= 3
 
 
 def _typical(rows: Sequence[Row]) -> list[Row]:
@@ -295,7 +318,8 @@ def _data(
                 for kind, one in kinds.items()
                 if _is_curve(one)
             }
-            for name, kinds in found.items()
+            for name in (row["anchor"] for table in tables for row in table["rows"])
+            if (kinds := found.get(name))
         },
         "records": _whole(shown, records),
     }
@@ -303,9 +327,10 @@ def _data(
 
 def _cell(cell: Cell, words: dict[str, int]) -> list[Any]:
     """Return a cell as ``[text, interval, number of its note, value, lo, hi, n]``, what is empty at the end left out."""
-    value = cell.sort if isinstance(cell.sort, int | float) else None
     note = words.setdefault(cell.note, len(words)) if cell.note else None
-    packed = [cell.text, cell.interval, note, *(None if one is None else _short(one) for one in (value, cell.lo, cell.hi)), cell.n]
+    packed: list[Any] = [cell.text, cell.interval, note]
+    if isinstance(cell.sort, int | float):
+        packed += [_short(cell.sort), *(None if one is None else _short(one) for one in (cell.lo, cell.hi)), cell.n]
     while len(packed) > 1 and packed[-1] in (None, ""):
         packed.pop()
     return packed

@@ -2,8 +2,15 @@
 
 // What the page's large parts are: gzip in base64, so that the file can be sent by mail.
 async function unpacked(id) {
-  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (character) => character.charCodeAt(0));
+  const text = atob(document.getElementById(id).textContent);
+  const bytes = new Uint8Array(text.length);
+  for (let at = 0; at < text.length; at += 1) bytes[at] = text.charCodeAt(at);
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
+
+// Lets the browser show what there is and answer its reader before the next piece of work.
+function breath() {
+  return new Promise((done) => { setTimeout(done, 0); });
 }
 
 // Elements are made of text and never of markup: names come from users.

@@ -10,7 +10,7 @@ from typing import Any
 from harness.records import Record
 from harness.report.units import NULL, count
 
-VARIES_BY_NATURE = frozenset({"other_work", "memory_available_bytes", "fingerprint", "ready", "floor_index"})
+VARIES_BY_NATURE = frozenset({"other_work", "memory_available_bytes", "fingerprint", "ready", "floor_index", "tuned"})
 """What differs from moment to moment on one machine, from one index to the next in one store, or only repeats other facts."""
 
 
@@ -38,10 +38,15 @@ def environment(records: Sequence[Record]) -> Environment:
 
     A fact that only some records state is not a difference: an embed cell and a search cell use different libraries.
     """
-    seen: dict[tuple[str, str], dict[str, list[str]]] = {}
+    alike: dict[tuple[str, Any, str], tuple[Any, list[str]]] = {}  # thousands of records have the same few environments
     for record in records:
-        for heading, name, value in _flat(record):
-            seen.setdefault((heading, name), {}).setdefault(value, []).append(record.key)
+        for heading, value in record.environment.items():
+            if heading not in VARIES_BY_NATURE:
+                alike.setdefault((heading, record.labels.get("store"), repr(value)), (value, []))[1].append(record.key)
+    seen: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for (heading, store, _), (value, keys) in alike.items():
+        for under, name, text in _flat(heading, value, store):
+            seen.setdefault((under, name), {}).setdefault(text, []).extend(keys)
     common: dict[str, list[tuple[str, str]]] = {}
     for (heading, name), values in seen.items():
         if len(values) == 1:
@@ -55,26 +60,20 @@ def environment(records: Sequence[Record]) -> Environment:
     return Environment({heading: tuple(sorted(facts)) for heading, facts in common.items()}, tuple(differing))
 
 
-def _flat(record: Record) -> list[tuple[str, str, str]]:
-    """Return (heading, name, value) of each fact; facts that stand alone are the program's.
+def _flat(heading: str, value: Any, store: Any) -> list[tuple[str, str, str]]:
+    """Return (heading, name, value) of each fact under one heading of an environment; facts that stand alone are the program's.
 
     What goes with a setting is named after it, an engine's version after its store and a device's name after the device,
     so that a sweep over stores or devices is not mistaken for a change of conditions.
     """
-    facts = []
-    for heading, value in record.environment.items():
-        if heading in VARIES_BY_NATURE:
-            continue
-        if not isinstance(value, Mapping):
-            facts.append(("program", heading, _text(value)))
-            continue
-        known = {name: part for name, part in value.items() if name not in VARIES_BY_NATURE}
-        if heading == "machine" and "device" in known:
-            known[f"device {known.pop('device')}"] = known.pop("device_name", None)
-        if heading == "engine":
-            known = {f"{record.labels.get('store')} {name}": part for name, part in known.items()}
-        facts += [(heading, name, text) for name, text in _leaves(known)]
-    return facts
+    if not isinstance(value, Mapping):
+        return [("program", heading, _text(value))]
+    known = {name: part for name, part in value.items() if name not in VARIES_BY_NATURE}
+    if heading == "machine" and "device" in known:
+        known[f"device {known.pop('device')}"] = known.pop("device_name", None)
+    if heading == "engine":
+        known = {f"{store} {name}": part for name, part in known.items()}
+    return [(heading, name, text) for name, text in _leaves(known)]
 
 
 def _leaves(mapping: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:

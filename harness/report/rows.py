@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,31 @@ Row = dict[str, Any]
 RANDOM = "random weights"
 
 
+class _Sparse(Row):
+    """One row of the frame, of whose hundreds of columns most are null: those are not stored, and None when asked for."""
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, columns: frozenset[str]) -> None:
+        self._columns = columns
+
+    def __missing__(self, name: str) -> None:
+        if name not in self._columns:
+            raise KeyError(name)
+
+
 def plain(frame: pd.DataFrame) -> list[Row]:
-    """Return the frame's rows as dictionaries of plain Python values."""
-    columns = {name: [None if missing else value for value, missing in zip(frame[name].tolist(), frame[name].isna(), strict=True)]
-               for name in map(str, frame.columns)}  # fmt: skip
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    """Return the frame's rows as dictionaries of plain Python values; what is null is None when asked for, and not among the items."""
+    import numpy as np
+
+    columns = frozenset(map(str, frame.columns))
+    rows: list[Row] = [_Sparse(columns) for _ in range(len(frame))]
+    for name in map(str, frame.columns):
+        column = frame[name]
+        there = column.notna().to_numpy()
+        for number, value in zip(np.flatnonzero(there).tolist(), column[there].tolist(), strict=True):
+            rows[number][name] = value
+    return rows
 
 
 def is_random(row: Row) -> bool:
@@ -83,6 +103,25 @@ def _machine(row: Row) -> str:
     return "" if row["machine"] is None else str(row["machine"])[:8]
 
 
+def _weights(row: Row) -> str:
+    return "" if row["weights_fingerprint"] is None else str(row["weights_fingerprint"])[:8]
+
+
+@lru_cache(maxsize=4096)
+def _settings(text: str | None, *, of_vectors: bool = False) -> str:
+    """Return settings, stored as a JSON object, as one writes them on the command line; all, or those that make other vectors."""
+    told = json.loads(text) if text else {}
+    return " ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in told.items()
+        if not of_vectors or name.startswith("model.") or name in ("attention", "compile", "backend")
+    )
+
+
+def _made(row: Row) -> str:
+    return _settings(row["other_settings"], of_vectors=True)
+
+
 def _measured(row: Row) -> str:
     return str(row["started_at"] or "")[:19].replace("T", " ")
 
@@ -119,13 +158,26 @@ VECTORS = Part(
 )
 BUILD = Part("build", _parameters("build_params"), "build_params")
 MACHINE = Part("machine", _machine, "machine", prefix="machine ")
+OTHER = Part("settings", lambda row: _settings(row["other_settings"]), "other_settings")
+"""Settings without a column of their own, where cells of the same names differ in them."""
+MADE = Part("settings of the vectors", _made, "other_settings")
+"""Those of them that make other vectors."""
+WEIGHTS = Part("weights", _weights, "weights_fingerprint", prefix="weights ")
+"""Told only where one model's name stands for several."""
 MEASURED = Part("measured (UTC)", _measured, "started_at")
 """Told only where two rows would otherwise bear the same name."""
 
-EMBED_PARTS = (MODEL, DEVICE, DTYPE, BATCH, MACHINE)
+EMBED_PARTS = (MODEL, DEVICE, DTYPE, OTHER, BATCH, MACHINE)
 SEARCH_PARTS = (
-    MODEL, INDEX, SEARCH, TARGET, BUILD, STORE, VECTORS, METRIC, K, FILTER, CONCURRENCY, RATE, P99_TARGET, NQ, CHURN, DTYPE, MACHINE,
+    MODEL, INDEX, SEARCH, TARGET, BUILD, STORE, VECTORS, METRIC, K, FILTER, CONCURRENCY, RATE, P99_TARGET, NQ, CHURN, DTYPE, OTHER,
+    MACHINE,
 )  # fmt: skip
+CELL = (INDEX, MODEL, WEIGHTS, BUILD, STORE, VECTORS, METRIC, DTYPE, OTHER, MACHINE)
+"""What tells search cells apart, the most telling first."""
+CURVE = (MODEL, WEIGHTS, DEVICE, DTYPE, OTHER, MACHINE)
+"""What tells curves over batch sizes apart."""
+COMPARED = (MODEL, WEIGHTS, DTYPE, METRIC, MADE, K, FILTER, CONCURRENCY, RATE, NQ, CHURN, MACHINE)
+"""What tells groups of operating points apart that may be ranked, see `compared`."""
 SETTING = (K, FILTER, CONCURRENCY, RATE, P99_TARGET, NQ, CHURN)
 """How an operating point was asked: numbers of different ones do not compare."""
 
@@ -133,16 +185,26 @@ SETTING = (K, FILTER, CONCURRENCY, RATE, P99_TARGET, NQ, CHURN)
 def varying(rows: Sequence[Row], parts: Sequence[Part]) -> list[Part]:
     """Return the parts in which some rows differ, and when each was measured if those parts do not tell them apart."""
     words = [[part.of(row) for row in rows] for part in parts]
-    found = [part for part, told in zip(parts, words, strict=True) if len(set(told)) > 1]
+    found = [part for part, told in zip(parts, words, strict=True) if len(set(told)) > 1 and (part is not WEIGHTS or _of_one_name(rows))]
     if len(set(zip(*words, strict=True))) < len(rows):
         found.append(MEASURED)
     return found
 
 
+def _of_one_name(rows: Sequence[Row]) -> bool:
+    """Whether a model's name alone leaves open which weights are meant."""
+    return len({(row["model"], row["weights_fingerprint"]) for row in rows}) > len({row["model"] for row in rows})
+
+
+def index_in_two_builds(rows: Sequence[Row]) -> bool:
+    """Whether an index's name alone leaves open how it was built."""
+    return len({(row["index"], row["build_params"]) for row in rows}) > len({row["index"] for row in rows})
+
+
 def constant(rows: Sequence[Row], parts: Sequence[Part]) -> list[str]:
     """Return what all rows have in common, as words; the machine is told elsewhere."""
     differing = varying(rows, parts)
-    return [part.prefix + part.of(rows[0]) for part in parts if rows and part not in (*differing, MACHINE) and part.of(rows[0])]
+    return [part.prefix + part.of(rows[0]) for part in parts if rows and part not in (*differing, MACHINE, WEIGHTS) and part.of(rows[0])]
 
 
 def label(row: Row, parts: Iterable[Part]) -> str:
@@ -171,7 +233,7 @@ WORK = (
 
 def same_work(row: Row) -> tuple[Any, ...]:
     """Return what must be equal for two operating points to be compared: the same vectors, asked the same way on the same machine."""
-    return tuple(row[name] for name in WORK)
+    return (*(row[name] for name in WORK), _made(row))
 
 
 def compared(rows: Iterable[Row]) -> list[list[Row]]:
@@ -213,10 +275,20 @@ def _near(rows: Sequence[Row], figure: str) -> list[Row]:
     return near
 
 
+_CURVE = ("model", "weights", "weights_fingerprint", "device", "dtype", "other_settings", "machine")
+"""What embed cells have in common that differ in nothing but their batch size."""
+
+
+def batch_curves(rows: Iterable[Row]) -> list[list[Row]]:
+    """Return the embed cells that differ in nothing but their batch size, in groups."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in _CURVE), []).append(row)
+    return list(found.values())
+
+
 FRONTS = ("search_latency_p50_s", "search_latency_p99_s", "qps")
 """What a front sets against recall."""
-_CURVE = ("model", "weights_fingerprint", "device", "dtype", "machine")
-"""What embed cells have in common that differ in their batch size."""
 NEAR = 0.1
 """A row within a tenth of the best at its recall is near the front: what the intervals of three processes do not tell apart."""
 
@@ -255,14 +327,14 @@ class Section:
         kept = {id(row) for row in sorted(rows, key=lambda row: (id(row) not in self.fronts, id(row) not in self.near))[:most]}
         return [row for row in rows if id(row) in kept]
 
+    def reduced(self, most: int) -> Section:
+        """Return the section with so many rows of each kind at most, as `foremost` chooses them."""
+        return replace(self, embed=tuple(self.foremost(self.embed, most)), search=tuple(self.foremost(self.search, most)))
+
     def _curves(self) -> list[tuple[str, list[Row]]]:
         """Return the embed cells that differ in their batch size, for each rate."""
-        found: dict[tuple[Any, ...], list[Row]] = {}
-        for figure in ("pipeline_per_s", "throughput_per_s"):
-            for row in self.embed:
-                if row[figure] is not None:
-                    found.setdefault((figure, *(row[name] for name in _CURVE)), []).append(row)
-        return [(str(key[0]), curve) for key, curve in found.items()]
+        rates = ("pipeline_per_s", "throughput_per_s")
+        return [(figure, curve) for figure in rates for curve in batch_curves([row for row in self.embed if row[figure] is not None])]
 
 
 def sections(rows: Iterable[Row]) -> list[Section]:
@@ -287,10 +359,15 @@ def _order(parts: Sequence[Part]) -> Callable[[Row], Any]:
 
     def key(row: Row) -> Any:
         values = [(row[part.column] is not None, row[part.column] or 0) if part.number else part.of(row) for part in parts]
-        knob = [float(value) for value in json.loads(row["search_params"] or "{}").values()]
+        knob = _values(row["search_params"])
         return (*values, knob, str(row["started_at"]))
 
     return key
+
+
+@lru_cache(maxsize=4096)
+def _values(text: str | None) -> list[float]:
+    return [float(value) for value in json.loads(text).values()] if text else []
 
 
 def _facts(rows: Sequence[Row]) -> str:
@@ -313,7 +390,7 @@ def unfinished(rows: Iterable[Row]) -> list[Row]:
 
 def cell_name(row: Row) -> str:
     """Return what a cell is called outside its section."""
-    parts = (MODEL, DEVICE, DTYPE, BATCH) if row["kind"] == "embed" else (MODEL, INDEX, BUILD, STORE, VECTORS, METRIC)
+    parts = (MODEL, DEVICE, DTYPE, BATCH, OTHER) if row["kind"] == "embed" else (MODEL, INDEX, BUILD, STORE, VECTORS, METRIC, OTHER)
     return f"{row['kind']}: {label(row, parts)} · {row['dataset'] or 'no dataset'}"
 
 
@@ -329,7 +406,7 @@ class Noted:
 def caveats(rows: Iterable[Row]) -> list[Noted]:
     """Return every caveat of some rows once for each wording, with the cells it belongs to."""
     found: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
+    for row in {row["key"]: row for row in rows}.values():
         for code, text in by_name(row["caveat_texts"]).items():
             found.setdefault((code, text), {})[cell_name(row)] = None
     return [Noted(code, text, tuple(cells)) for (code, text), cells in sorted(found.items())]

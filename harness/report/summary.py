@@ -13,17 +13,13 @@ from dataclasses import dataclass
 from harness.report.rows import (
     BATCH,
     BUILD,
-    CHURN,
-    CONCURRENCY,
+    COMPARED,
     DEVICE,
     DTYPE,
-    FILTER,
     INDEX,
     MACHINE,
-    METRIC,
     MODEL,
-    NQ,
-    RATE,
+    OTHER,
     SEARCH,
     STORE,
     VECTORS,
@@ -98,7 +94,7 @@ def _throughput(rows: Sequence[Row]) -> list[str]:
         if len(known) < 2:
             continue
         best = max(known, key=lambda row: float(row["pipeline_per_s"]))
-        parts = [part for part in (MODEL, DEVICE, DTYPE, BATCH) if part in (MODEL, BATCH, *varying(known, (DEVICE, DTYPE)))]
+        parts = [part for part in (MODEL, DEVICE, DTYPE, OTHER, BATCH) if part in (MODEL, BATCH, *varying(known, (DEVICE, DTYPE, OTHER)))]
         words = f"The highest pipeline throughput is {_figure(best, 'pipeline_per_s')} with {label(best, parts)}{_on(rows, machine)}"
         sentences.append(words + _alike(best, known, "pipeline_per_s", parts) + ".")
     return sentences
@@ -107,14 +103,14 @@ def _throughput(rows: Sequence[Row]) -> list[str]:
 def _search(rows: Sequence[Row]) -> list[str]:
     sentences = []
     groups = [group for group in compared(rows) if len(group) > 1]
-    settings = (MODEL, DTYPE, METRIC, FILTER, CONCURRENCY, RATE, NQ, CHURN)
-    context = [part for part in settings if part in varying(rows, settings) and any(part.of(row) for row in rows)]
+    settings = [part for part in COMPARED if part not in (K, MACHINE)]
+    context = [part for part in varying(rows, settings) if part in settings]
     for group in groups[:_SENTENCES] if len(groups) > _SENTENCES + 1 else groups:
         if len(group) < 2:
             continue
         what = f"recall@{group[0]['k']}"
         where = "".join(f", {part.prefix}{part.of(group[0])}" for part in context if part.of(group[0])) + _on(rows, group[0]["machine"])
-        parts = [INDEX, SEARCH, *(part for part in (STORE, BUILD, VECTORS) if _needed(group, part))]
+        parts = [INDEX, SEARCH, *(part for part in (STORE, BUILD, VECTORS, OTHER) if _needed(group, part))]
         good = [row for row in group if row["recall"] >= GOOD_RECALL]
         if not good:
             best = max(group, key=lambda row: (float(row["recall"]), -float(row["search_latency_p50_s"])))
@@ -151,12 +147,11 @@ def best(section: Section) -> list[Best]:
     """Return the lowest median latency at each of `TARGETS`, for each model and way of asking."""
     rows = section.search
     groups = [group for group in compared(rows) if len(group) > 1]
-    settings = (MODEL, DTYPE, METRIC, K, FILTER, CONCURRENCY, RATE, NQ, CHURN, MACHINE)
-    told = [part for part in settings if part in varying([group[0] for group in groups], settings)]
+    told = [part for part in varying([group[0] for group in groups], COMPARED) if part in COMPARED]
     found = []
     for group in groups:
         context = " · ".join(part.prefix + part.of(group[0]) for part in told if part.of(group[0]))
-        parts = [INDEX, SEARCH, *(part for part in (STORE, BUILD, VECTORS) if _needed(group, part))]
+        parts = [INDEX, SEARCH, *(part for part in (STORE, BUILD, VECTORS, OTHER) if _needed(group, part))]
         for target in TARGETS:
             asked = f"recall@{group[0]['k']} ≥ {target:.2f}"
             good = [row for row in group if row["recall"] >= target]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from harness.report.rows import (
@@ -18,6 +19,7 @@ from harness.report.rows import (
     Row,
     by_name,
     constant,
+    index_in_two_builds,
     is_random,
     label,
     varying,
@@ -34,12 +36,14 @@ SEARCH_FIGURES = (
     "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "qps", "max_rate_at_p99_per_s",
     "errors", "timeouts", "client_cpu", "send_lag_p99_s", "ndcg_at_10",
     "ndcg_at_10_exact", "ndcg_at_10_bm25", "label_recall_at_10", "label_recall_at_10_exact",
-    "round_trip_p50_s", "floor_p50_s", "distance_computations", "insert_s", "build_s", "ready_s", "store_flush_s", "store_build_s",
-    "store_compact_s", "store_load_s", "store_wait_s", "index_bytes", "server_rss_before_bytes", "server_rss_bytes", "first_query_s",
+    "round_trip_p50_s", "floor_p50_s", "distance_computations", "insert_s", "build_s", "ready_s", "store_files_s", "store_import_s",
+    "store_flush_s", "store_build_s", "store_compact_s", "store_load_s", "store_wait_s", "index_bytes", "server_rss_before_bytes",
+    "server_rss_bytes", "first_query_s",
     "peak_rss_bytes",
 )  # fmt: skip
 OF_SOME = frozenset((
-    "max_rate_at_p99_per_s", "errors", "timeouts", "client_cpu", "send_lag_p99_s", "distance_computations", "store_flush_s",
+    "max_rate_at_p99_per_s", "errors", "timeouts", "client_cpu", "send_lag_p99_s", "distance_computations", "store_files_s",
+    "store_import_s", "store_flush_s",
     "store_build_s", "store_compact_s", "store_load_s", "store_wait_s", "server_rss_before_bytes", "server_rss_bytes",
 ))  # fmt: skip
 """Figures that only some loads and stores have; where no row has one, its column would say nothing."""
@@ -165,7 +169,7 @@ def _whole(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], f
         *(replace(_column(name, units), shown=name in main and name in measured) for name in kept),
         Column("caveats", name="caveats", shown=any(row["caveats"] for row in rows)),
     ]
-    cells = [(*(_part(row, part) for part in named), *(_cell(row, name) for name in kept), _caveats(row)) for row in rows]
+    cells = [(*(_part(row, part) for part in named), *_cells(row, kept), _caveats(row)) for row in rows]
     return Table(tuple(constant(rows, [part for part in parts if part not in told and part not in always])), tuple(columns), tuple(cells))
 
 
@@ -191,17 +195,20 @@ def _table(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], f
         identity = [Column(part.title, number=part.number) for part in shown]
         names = [[_part(row, part) for part in shown] for row in rows]
     columns = [*identity, *(_column(name, units) for name in kept), *([Column("caveats")] if caveats else [])]
-    cells = [
-        (*name, *(_cell(row, figure) for figure in kept), *([_caveats(row)] if caveats else []))
-        for name, row in zip(names, rows, strict=True)
-    ]
+    cells = [(*name, *_cells(row, kept), *([_caveats(row)] if caveats else [])) for name, row in zip(names, rows, strict=True)]
     common = constant(rows, [part for part in parts if part not in shown])
     return Table(tuple(common), tuple(columns), tuple(cells), tuple(absent))
 
 
 def _part(row: Row, part: Part) -> Cell:
     text = part.of(row)
-    return Cell(text or NULL, note="" if text else "has none", sort=row[part.column] if part.number else text or None)
+    return _word(text, row[part.column] if part.number else text or None)
+
+
+@lru_cache(maxsize=4096)
+def _word(text: str, sort: float | str | None) -> Cell:
+    """Return the cell of what many rows are; the same one for all of them."""
+    return Cell(text or NULL, note="" if text else "has none", sort=sort)
 
 
 def _name(row: Row, first: Sequence[Part], more: Sequence[Part]) -> Cell:
@@ -211,13 +218,13 @@ def _name(row: Row, first: Sequence[Part], more: Sequence[Part]) -> Cell:
 
 
 def _caveats(row: Row) -> Cell:
-    texts = by_name(row["caveat_texts"])
+    return _caveat(row["caveat_texts"])
+
+
+@lru_cache(maxsize=4096)
+def _caveat(found: str | None) -> Cell:
+    texts = by_name(found)
     return Cell(", ".join(texts), note=" ".join(texts.values()), sort=", ".join(texts))
-
-
-def index_in_two_builds(rows: Sequence[Row]) -> bool:
-    """Whether an index's name alone leaves open how it was built."""
-    return len({(row["index"], row["build_params"]) for row in rows}) > len({row["index"] for row in rows})
 
 
 def _column(name: str, units: set[str]) -> Column:
@@ -226,11 +233,20 @@ def _column(name: str, units: set[str]) -> Column:
     return Column(shown.title, unit, shown.group, shown.meaning, number=True, name=name, scale=shown.scale)
 
 
-def _cell(row: Row, name: str) -> Cell:
-    value: float | None = row[name]
-    reason = by_name(row["reasons"]).get(name)
-    if value is None:
-        return Cell(NULL, note=reason or ABSENT)
+def _cells(row: Row, names: Sequence[str]) -> list[Cell]:
+    """Return a row's figures."""
+    reasons = by_name(row["reasons"])
+    return [_nothing(reasons.get(name)) if row[name] is None else _cell(row, name, reasons.get(name)) for name in names]
+
+
+@lru_cache(maxsize=4096)
+def _nothing(reason: str | None) -> Cell:
+    """Return the cell of what was not measured; the same one for all rows."""
+    return Cell(NULL, note=reason or ABSENT)
+
+
+def _cell(row: Row, name: str, reason: str | None) -> Cell:
+    value = row[name]
     lo, hi, n = row[f"{name}_lo"], row[f"{name}_hi"], row[f"{name}_n"]
     within = is_within(row, name)
     between = interval(name, value, lo, hi)

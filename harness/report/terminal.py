@@ -13,11 +13,13 @@ from rich.text import Text
 
 from harness.report.rows import Row, caveats, cell_name, sections, unfinished
 from harness.report.tables import EMBED_BRIEF, SEARCH_BRIEF, Table, embed_table, search_table
-from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, plural
+from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, count, plural
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_ROWS = 100
+"""Rows a table has at most, those nearest the fronts: more scroll away, and take longer to lay out than to measure."""
 _NAME_WIDTH = 10
 """What a row's name keeps of a narrow terminal; intervals then break into two lines."""
 
@@ -29,15 +31,19 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
     for section in sections(rows):
         console.print()
         console.print(_line(section.name, "bold"), _line(section.facts, "dim"))
-        for title, table in (
-            ("Embedding", embed_table(section.embed, EMBED_BRIEF, merged=True)),
-            ("Search", search_table(section.search, SEARCH_BRIEF, merged=True)),
+        for title, whole, make, figures in (
+            ("Embedding", section.embed, embed_table, EMBED_BRIEF),
+            ("Search", section.search, search_table, SEARCH_BRIEF),
         ):
+            kept = section.foremost(whole, _ROWS)
+            table = make(kept, figures, merged=True)
             if table.rows:
                 console.print(_line("\n  " + " · ".join((title, *table.common)), "cyan"))
                 console.print(_rich(table))
                 within |= table.within
                 nulls.update(dict.fromkeys(table.nulls()))
+                if len(kept) < len(whole):
+                    console.print(_line(f"{count(len(kept))} of {plural(len(whole), 'row')}, those nearest the fronts", "dim"))
     if any(row["status"] == "ok" for row in rows):
         console.print(_line(INTERVALS, "dim"))
     if within:

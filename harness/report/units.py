@@ -19,8 +19,8 @@ WITHIN = "†"
 INTERVALS = "[low, high] is the 95 % interval: over processes for timings, over queries for recall and quality, over builds for builds."
 WITHIN_MEANS = f"{WITHIN} within one process: the interval leaves out how much one process differs from the next."
 
-Group = Literal["Throughput", "One batch", "One query", "Cold start", "Memory", "Arithmetic", "Endpoint", "Input", "Index fidelity",
-                "One search", "Load", "Changes", "Build", "Attribution", "Quality against labels", "Stages"]  # fmt: skip
+Group = Literal["Throughput", "Workers", "One batch", "One query", "Cold start", "Memory", "Arithmetic", "Endpoint", "Input",
+                "Index fidelity", "One search", "Load", "Changes", "Build", "Attribution", "Quality against labels", "Stages"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ SHOWN: dict[str, Shown] = {
                                  "What the pipeline could reach if preparation were spread perfectly over the cores at hand."),
     "device_bound_per_s": Shown("device alone", "items/s", "Throughput", "What the device could do if nothing had to be prepared."),
     "pipeline_workers": Shown("workers", "threads", "Throughput", "Threads that prepare batches in the pipeline."),
+    "corpus_per_s": Shown("corpus", "items/s", "Workers", "Stored documents in, vectors kept, by so many workers of an engine."),
+    "scaling_efficiency": Shown("scaling", "", "Workers", "That rate by as many times the rate of one worker in the same round."),
     "throughput_per_s": Shown("forward", "items/s", "Throughput", "Prepared batches through the forward pass alone."),
     "units_per_s": Shown("forward", "units/s", "Throughput", "The same in the modality's own unit."),
     "batch_latency_p50_s": _ms("p50", "One batch", "Median time of one batch through all stages, one after the other."),
@@ -64,8 +66,9 @@ SHOWN: dict[str, Shown] = {
     "first_batch_s": _ms("first batch", "Cold start", "The first batch after loading, before any warm-up."),
     "first_query_s": _ms("first query", "Cold start", "The first query, before any warm-up."),
     "compile_s": Shown("compile", "s", "Cold start", "What the first pass over all shapes takes longer than a later one."),
+    "export_s": Shown("export", "s", "Cold start", "Exporting the network to a runtime besides torch, once; not part of the load."),
     "truncated_share": Shown("truncated", "", "Input", "Share of the items cut to the model's longest input."),
-    "peak_rss_bytes": _mb("process", "Highest resident memory, in a process of its own (1 MB = 10⁶ bytes)."),
+    "peak_rss_bytes": _mb("process", "Highest resident memory, measured once, in a process of its own (1 MB = 10⁶ bytes)."),
     "device_peak_bytes": _mb("device", "Highest memory on the accelerator."),
     "device_reserved_bytes": _mb("device reserved", "Highest memory torch held on the accelerator, whether in use or kept."),
     "counted_gflop_per_item": Shown("an item", "GFLOP", "Arithmetic", "Operations of one item's forward pass, padding included, counted."),
@@ -101,6 +104,8 @@ SHOWN: dict[str, Shown] = {
     "insert_s": Shown("insert", "s", "Build", "Time to insert the whole corpus."),
     "build_s": Shown("build", "s", "Build", "Time to build the index."),
     "ready_s": Shown("ready", "s", "Build", "Time until the store itself says that it is ready."),
+    "store_files_s": Shown("files", "s", "Build", "Part of inserting: writing the files of a bulk import."),
+    "store_import_s": Shown("import", "s", "Build", "Part of inserting: the server reads them in."),
     "store_flush_s": Shown("flush", "s", "Build", "Part of the above: writing what was inserted into segments."),
     "store_build_s": Shown("index", "s", "Build", "Part of the above: building the index itself."),
     "store_compact_s": Shown("compact", "s", "Build", "Part of the above: merging segments."),

@@ -5,39 +5,23 @@ import csv
 import io
 import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 
 from harness.records import write
 from harness.report import write_reports
 from tests.report import examples
+from tests.report.chromium import needs_a_browser, started, visit
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with its chromedriver on this machine"),
-]
+pytestmark = [pytest.mark.browser, needs_a_browser]
 
 HOSTILE = "<script>document.title='owned'</script></script><img src=x onerror=\"document.title='owned'\"><b>%{x}"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, Service(DRIVER))
-    yield driver
-    driver.quit()
+    with started() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +56,6 @@ def large_report(tmp_path_factory):
 @pytest.fixture
 def opened(browser, report):
     return visit(browser, report)
-
-
-def visit(browser, path: Path, width=1280, scheme="light", asked=""):
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
-    )
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    browser.get_log("browser")
-    browser.get_log("performance")
-    browser.get("about:blank")  # so that another address of the same file is opened anew
-    browser.get(path.as_uri() + asked)
-    assert (
-        browser.execute_async_script("const done = arguments[0]; ready.then(() => done(document.documentElement.dataset.ready))") == "yes"
-    )
-    return browser
 
 
 def draw_all(browser):

@@ -11,7 +11,7 @@ from harness.report import write_reports
 from harness.report.distribution import LEVELS
 from harness.report.packed import unpacked
 from harness.report.page import page
-from harness.report.rows import anchor, plain
+from harness.report.rows import anchor, plain, sections
 from tests.report import examples
 
 
@@ -186,3 +186,28 @@ def test_a_page_can_be_sent_by_mail(tmp_path, rows, megabytes):
     assert len(shown) == len(set(shown)) == rows
     assert set(data["sketches"]) == set(shown), "each row has a sketch of its distribution"
     assert all(len(quantiles) == len(LEVELS) for kinds in data["sketches"].values() for _, quantiles in kinds.values())
+
+
+def test_a_page_of_very_many_rows_holds_those_nearest_the_fronts_and_says_so(monkeypatch):
+    monkeypatch.setattr("harness.report.page._ROWS", 60)
+    found = list(examples.many(300))
+    parsed = Parsed(html_of(found))
+    data = data_of(parsed)
+    [section] = sections(plain(to_frame(found)))
+    fronts = {anchor(row) for row in (*section.search, *section.embed) if id(row) in section.fronts}
+    shown = {row["anchor"] for table in data["tables"] for row in table["rows"]}
+    assert fronts <= shown
+    assert [len(table["rows"]) for table in data["tables"]] == [60, min(60, len(section.embed))]
+    words = " ".join(parsed.words)
+    assert f"60 of {len(section.search)} rows, those nearest the fronts; results.csv beside this page has all." in words
+    drawn = {
+        name for picture in data["pictures"] for one in picture["figures"] for trace in one["data"] for name in trace.get("customdata", ())
+    }
+    assert drawn <= shown
+
+
+def test_a_caveat_of_very_many_cells_names_some_and_counts_the_rest():
+    found = [examples.embed("minilm", "docstrings", size, 10.0, f"e{size:02d}", caveats=(examples.TRUNCATED,)) for size in range(1, 31)]
+    words = " ".join(" ".join(Parsed(html_of(found)).words).split())
+    assert "30 cells" in words
+    assert "and 10 more; the table's column caveats has all" in words

@@ -156,3 +156,50 @@ def test_of_too_many_rows_those_on_a_front_are_kept_in_their_order():
     assert len(kept) == 40
     assert [row for row in section.search if id(row) in set(map(id, kept))] == kept
     assert {id(row) for row in section.search if id(row) in section.fronts} <= set(map(id, kept))
+
+
+def under(key, **settings):
+    return hnsw(key, settings={"metric": "cosine", **settings})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "groups"),
+    [
+        ({"model": {"max_tokens": 128}}, {"model": {"max_tokens": 256}}, 2),
+        ({"attention": "sdpa"}, {"attention": "eager"}, 2),
+        ({"backend": "torch"}, {"backend": "onnx"}, 2),
+        ({"model": {"max_tokens": 128}}, {}, 1),  # of an earlier version, which did not state it
+        ({"store": {"uri": "a"}}, {"store": {"uri": "b"}}, 1),
+        ({"processes": 3}, {"processes": 5}, 1),
+    ],
+)
+def test_only_settings_that_make_other_vectors_keep_points_apart(one, other, groups):
+    rows = rows_of([under("a01", **one), under("a02", **other)])
+    assert len(view.compared(rows)) == groups
+    assert len(set(map(view.cell_name, rows))) == 2 or not other, "but all of them are told"
+
+
+def test_the_weights_of_a_model_are_told_where_its_name_stands_for_several():
+    other = dict(examples.MODELS["minilm"], weights_fingerprint="ffff" * 16)
+    mpnet = hnsw("a02", model=other)
+    mpnet.labels["model"] = "mpnet"
+    assert view.WEIGHTS not in view.varying(rows_of([hnsw(), mpnet]), view.CELL)
+    assert view.WEIGHTS in view.varying(rows_of([hnsw(), hnsw("a02", model=other)]), view.CELL)
+
+
+def test_what_is_null_is_none_and_takes_no_place_and_a_column_that_does_not_exist_is_an_error():
+    [row, *_] = rows_of([hnsw()])
+    assert row["throughput_per_s"] is None
+    assert "throughput_per_s" not in row
+    assert row["recall"] == 0.9
+    assert isinstance(row["k"], int)
+    with pytest.raises(KeyError, match="recal"):
+        row["recal"]
+
+
+def test_a_section_reduced_to_few_rows_has_the_fronts_of_the_whole():
+    [section] = view.sections(rows_of(examples.many(300)))
+    few = section.reduced(60)
+    assert len(few.search) == 60
+    assert len(few.embed) == min(60, len(section.embed))
+    assert {id(row) for row in few.search if id(row) in few.fronts} == {id(row) for row in section.search if id(row) in section.fronts}

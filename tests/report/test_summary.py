@@ -143,3 +143,20 @@ def test_what_was_not_measured_is_counted_by_reason():
     told = {(one.figure, one.reason): one.rows for one in found}
     assert told["Build: size", "the store does not tell the size of an index"] == 10
     assert told["One query: p99", "300 samples, a 99th percentile needs 662"] == 4
+
+
+def test_groups_over_vectors_of_other_settings_are_told_apart():
+    records = [
+        hnsw(point(16, 0.99, 0.010), point(64, 0.999, 0.012), key=key, settings={"metric": "cosine", "model": {"max_tokens": tokens}})
+        for key, tokens in (("a01", 128), ("a02", 256))
+    ]
+    assert [one.context for one in bests(*records)] == ["model.max_tokens=128"] * 3 + ["model.max_tokens=256"] * 3
+    assert ", model.max_tokens=256, hnsw · ef=16 has the lowest median latency" in said(*records)
+
+
+def test_two_stores_of_one_name_are_told_apart_in_a_ranking():
+    records = [
+        hnsw(point(16, 0.99, latency), key=key, settings={"metric": "cosine", "store": {"uri": key}})
+        for key, latency in (("a01", 0.010), ("a02", 0.020))
+    ]
+    assert bests(*records)[0].name == "hnsw · ef=16 · store.uri=a01"

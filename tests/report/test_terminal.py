@@ -1,6 +1,7 @@
 """The tables on a terminal of 80 columns."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -113,3 +114,9 @@ def test_a_folder_is_read_and_an_empty_one_says_so(tmp_path):
     write(examples.embed("minilm", "docstrings", 8, 100.0, "e01"), tmp_path)
     print_tables(tmp_path, console)
     assert "minilm" in console.file.getvalue()
+
+
+def test_of_very_many_rows_those_nearest_the_fronts_are_printed_and_the_rest_is_counted():
+    text = printed(examples.many(600), 200)
+    assert re.search(r"100 of \d+ rows, those nearest the fronts", text)
+    assert len(text.splitlines()) < 700
