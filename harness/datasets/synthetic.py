@@ -27,10 +27,12 @@ from harness.interfaces import Caveat, Data
 _CLUSTERS = 1000
 _DIRECTIONS = 32
 """In which the rows vary."""
-_WITHIN = 0.7
-"""Spread of the rows of a cluster; that of the clusters is 1."""
-_NOISE = 0.1
-"""Of each component, whose own spread is about 1.2."""
+_WITHIN = 1.0
+"""Spread of the rows of a cluster in each direction, beside that of the clusters, which is 1."""
+_NOISE = 0.3
+"""Of each component, whose own spread is 1.4. With these three, 20,000 rows of 384 dimensions are about as hard to search as MiniLM's
+vectors of 20,000 texts: local intrinsic dimension 20 (23), recall of HNSW at ef 16 and 64 0.86 and 0.99 (0.90 and 0.99), of IVF at 1, 4 and
+16 of 128 cells 0.25, 0.48 and 0.82 (0.41, 0.69 and 0.88)."""
 _BLOCK = 4096
 """Rows made from one seed."""
 _AT_ONCE = 256

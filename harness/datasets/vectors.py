@@ -294,7 +294,7 @@ def write_rows(path: Path, shape: tuple[int, int], blocks: Iterable[NDArray[np.f
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for block in blocks:
-            file.write(np.ascontiguousarray(block, dtype="<f4"))
+            file.write(block.astype("<f4", copy=False).data)
             contents.update(block)
 
 
