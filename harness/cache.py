@@ -15,13 +15,12 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +29,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from harness.errors import SettingsError
+from harness.quantity import BYTES, quantity
 
 log = logging.getLogger(__name__)
 
@@ -97,16 +97,23 @@ def sound(kind: str, key: str) -> Path | None:
 
 
 def get(kind: str, key: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder of that kind and key, calling ``make(empty_folder)`` first where there is none."""
+    """Return the folder of that kind and key, calling ``make(empty_folder)`` first where there is none.
+
+    Raises
+    ------
+    harness.errors.SettingsError
+        When the cache cannot be written, or ``HARNESS_CACHE_MAX`` is no size, which is said before anything is made.
+    """
+    limit = os.environ.get("HARNESS_CACHE_MAX")
+    max_bytes = bytes_of(limit, key="HARNESS_CACHE_MAX") if limit else None
     folder = root() / kind / key
     found = sound(kind, key)
     if found is not None:
         return found
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"the cache {root()} cannot be written ({error.strerror}); set HARNESS_CACHE to another folder") from error
-    with FileLock(folder.with_name(f"{key}.lock")):
+    with ExitStack() as held:
+        with _writing(root()):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(folder.with_name(f"{key}.lock")))
         found = sound(kind, key)
         if found is not None:
             return found
@@ -123,9 +130,39 @@ def get(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     _sound.add(folder)
-    if limit := os.environ.get("HARNESS_CACHE_MAX"):
-        prune(max_bytes=bytes_of(limit, key="HARNESS_CACHE_MAX"))
+    if max_bytes is not None:
+        prune(max_bytes=max_bytes)
     return folder
+
+
+def shelf(kind: str, key: str) -> Path:
+    """Return a folder of that kind and key that fills little by little, made if need be: for work that goes on where it was stopped.
+
+    Whoever uses it checks what lies in it. It is listed and pruned like any other, and removed by whoever has finished with it.
+
+    Raises
+    ------
+    harness.errors.SettingsError
+        When the cache cannot be written.
+    """
+    folder = root() / kind / key
+    with _writing(root()):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / _LIST).exists():
+            (folder / _LIST).write_text("{}")
+    find(kind, key)
+    return folder
+
+
+@contextmanager
+def _writing(here: Path) -> Iterator[None]:
+    """Translate what can go wrong where the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(
+            f"the cache {here} cannot be written ({error.strerror or error}); set HARNESS_CACHE to another folder"
+        ) from error
 
 
 def _listed(folder: Path) -> dict[str, tuple[int, str | None]] | None:
@@ -170,6 +207,7 @@ def _note_use(kind: str, key: str) -> None:
                 if own is None or own.process != os.getpid():
                     _forget_the_dead(here)
                     handle = tempfile.NamedTemporaryFile("w", prefix=f"{os.getpid()}-", dir=here / _IN_USE, delete=False)  # noqa: SIM115
+                    os.fchmod(handle.fileno(), 0o644)  # so that another user of the same cache can read it
                     fcntl.flock(handle, fcntl.LOCK_EX)  # which the system takes away when this process ends, however it does
                     own = _own[here] = _Own(os.getpid(), handle, set())
                 own.handle.write(f"{name}\n")
@@ -187,26 +225,26 @@ def _pruning(here: Path) -> Iterator[None]:
         yield
 
 
-def _users(here: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the list of each process and whether it still runs."""
+def _users(here: Path) -> Iterator[tuple[Path, list[str] | None]]:
+    """Yield the file of each process with the folders it uses, None where the process has ended."""
     for path in (here / _IN_USE).glob("*-*"):
-        with path.open() as handle:
+        with suppress(FileNotFoundError), path.open() as handle:  # somebody else has forgotten it meanwhile
             try:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                yield path, True
+                yield path, handle.read().splitlines()
             else:
-                yield path, False
+                yield path, None
 
 
 def _forget_the_dead(here: Path) -> None:
-    for path, alive in _users(here):
-        if not alive:
+    for path, used in _users(here):
+        if used is None:
             path.unlink(missing_ok=True)
 
 
 def _in_use(here: Path) -> set[str]:
-    return {line for path, alive in _users(here) if alive for line in path.read_text().splitlines()}
+    return {name for _, used in _users(here) for name in used or ()}
 
 
 # ------------------------------------------------------------------------------------------------- pruning
@@ -242,13 +280,20 @@ def prune(*, max_bytes: float | None = None, older_than_s: float | None = None) 
     -------
     list of Entry
         What was removed.
+
+    Raises
+    ------
+    harness.errors.SettingsError
+        When the cache cannot be written.
     """
     here = root()
     if not here.is_dir():
         return []
     removed: list[Entry] = []
     doomed: list[Path] = []
-    with _pruning(here):
+    with ExitStack() as held:
+        with _writing(here):
+            held.enter_context(_pruning(here))
         _forget_the_dead(here)
         found = entries()
         total = sum(entry.bytes for entry in found)
@@ -264,6 +309,10 @@ def prune(*, max_bytes: float | None = None, older_than_s: float | None = None) 
     doomed += [path for path in here.glob("[!.]*/.*-*") if path not in doomed and _abandoned(path)]
     for path in doomed:
         shutil.rmtree(path, ignore_errors=True)
+    for path in here.glob("[!.]*/[!.]*.lock"):
+        if not path.with_suffix("").exists():  # nobody's lock any more
+            with suppress(Timeout, OSError), FileLock(path, timeout=0):
+                path.unlink(missing_ok=True)
     return removed
 
 
@@ -276,33 +325,14 @@ def _abandoned(half_made: Path) -> bool:
         return False
 
 
-_BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_AGES = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
 def bytes_of(text: str, *, key: str) -> float:
-    """Return the bytes that a size such as ``20GB`` or ``500 MB`` means, decimal units.
-
-    Raises
-    ------
-    harness.errors.SettingsError
-        When it is none; `key` names where it stands.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?b)", text.strip().lower())
-    if not found:
-        raise SettingsError(f"{key} must be a size such as 500MB or 20GB, got {text!r}")
-    return float(found[1]) * _BYTES[found[2]]
+    """Return the bytes of a size such as ``20GB`` or ``500 MB``; `key` names where it stands, for the error."""
+    return quantity(text, BYTES, key=key, kind="a size such as 500MB or 20GB")
 
 
 def seconds_of(text: str, *, key: str) -> float:
-    """Return the seconds that an age such as ``30d`` or ``12h`` means.
-
-    Raises
-    ------
-    harness.errors.SettingsError
-        When it is none; `key` names where it stands.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhdw])", text.strip().lower())
-    if not found:
-        raise SettingsError(f"{key} must be an age such as 12h, 30d or 8w, got {text!r}")
-    return float(found[1]) * _SECONDS[found[2]]
+    """Return the seconds of an age such as ``30d`` or ``12h``; `key` names where it stands, for the error."""
+    return quantity(text, _AGES, key=key, kind="an age such as 12h, 30d or 8w")

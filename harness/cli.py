@@ -206,10 +206,9 @@ def choose(
     config_dir: Annotated[list[str] | None, typer.Option(help="For --verify: a folder with more options, as given to the run.")] = None,
 ) -> None:
     """Choose one configuration for production: constraints, an objective, why each other one lost; exit code 1 if none qualifies."""
-    from harness.choose.command import run
+    from harness.choose.command import Asked, run
 
-    code = run(
-        folder,
+    asked = Asked(
         objective=objective,
         min_recall=min_recall,
         max_p99=max_p99,
@@ -221,10 +220,10 @@ def choose(
         dataset=dataset,
         machine=machine,
         k=k,
-        verify=verify,
-        config_dirs=config_dir or [],
     )
-    raise typer.Exit(code)
+    if verify:  # which measures
+        signal.signal(signal.SIGTERM, _terminate)
+    raise typer.Exit(run(folder, asked, verify=verify, config_dirs=config_dir or []))
 
 
 @app.command()

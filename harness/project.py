@@ -27,6 +27,7 @@ from harness.errors import DataError, HarnessError
 from harness.fingerprint import digest
 from harness.interfaces import Index
 from harness.records import Point, Record, current, read_all, write_atomically
+from harness.search_summary import overloaded
 from harness.statistics import CONFIDENCE
 
 FEWEST_SIZES = 3
@@ -37,8 +38,12 @@ FAR = 10.0
 """So many times the largest corpus that was measured is called far: another decade than the data's."""
 VAGUE = 100.0
 """A prediction that may be off by more than this factor is not worth its digits."""
+ON_THE_CURVE = 1e-9
+"""Residuals of this share of the values are rounding."""
 FITS = 0.1
 """Arithmetic that is off by more than this share of what was measured is told."""
+LISTED = 3
+"""Of the configurations of too few sizes, so many are named, those of most sizes first."""
 BITS = {"SQ4U": 4, "SQ6": 6, "SQ8": 8, "BF16": 16, "FP16": 16, "FP32": 32}
 """A dimension of the scalar quantisers, as in `stores.index`."""
 
@@ -49,9 +54,10 @@ class Guess:
 
     corpus: int
     value: float
-    lo: float
-    """Ends of the 95 % prediction interval: of one more measurement at this size, if the fit's form holds so far."""
-    hi: float
+    lo: float | None
+    """Ends of the 95 % prediction interval: of one more measurement at this size, if the fit's form holds so far. None where the measured
+    values lie on the curve itself: by how much another one would differ is then not known."""
+    hi: float | None
     beyond: float
     """The corpus by the largest that was measured."""
 
@@ -77,6 +83,8 @@ class Growth:
     """All that is projected of one configuration."""
 
     name: str
+    sizes: tuple[int, ...]
+    """Of the corpora that were measured."""
     lines: tuple[Line, ...]
     arithmetic: str
     """Bytes a document by arithmetic and as measured, in a sentence."""
@@ -119,12 +127,14 @@ def fit(
     start = float(y.mean() - growth * x.mean())
     freedom = len(x) - 2
     error = math.sqrt(float(((y - start - growth * x) ** 2).sum()) / freedom)
+    scatters = error > ON_THE_CURVE * (float(np.abs(y).max()) if straight else 1.0)
     factor = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))
     guesses = []
     for n in at:
         middle = start + growth * float(seen(n))
         half = factor * error * math.sqrt(1 + 1 / len(x) + (float(seen(n)) - float(x.mean())) ** 2 / spread)
-        guesses.append(Guess(n, back(middle), back(middle - half), back(middle + half), n / max(sizes)))
+        lo, hi = (back(middle - half), back(middle + half)) if scatters else (None, None)
+        guesses.append(Guess(n, back(middle), lo, hi, n / max(sizes)))
     return start if straight else math.exp(start), growth, tuple(guesses)
 
 
@@ -177,7 +187,9 @@ def project(folder: Path, corpora: Sequence[int], *, min_recall: float = 0.95) -
     found = [_growth(records, corpora, min_recall) for records in groups.values() if len(records) >= FEWEST_SIZES]
     if found:
         return found
-    there = [f"{_name(records)}: {', '.join(f'{size:,}' for size in sorted(records))}" for records in groups.values()]
+    nearest = sorted(groups.values(), key=len, reverse=True)
+    there = [f"{_name(records)}: {', '.join(f'{size:,}' for size in sorted(records))}" for records in nearest[:LISTED]]
+    there += [f"and {len(nearest) - LISTED} more configurations"] if len(nearest) > LISTED else []
     raise DataError(
         f"{folder} holds no configuration measured at {FEWEST_SIZES} corpus sizes or more ({'; '.join(there) or 'no search cell'}); "
         "measure more, as in `python -m harness -m dataset=docstrings dataset.corpus=1000,3000,9000`"
@@ -212,7 +224,7 @@ def _growth(records: Mapping[int, Record], corpora: Sequence[int], min_recall: f
             start, growth, guesses = fit(list(values), list(values.values()), corpora, straight=straight)
             lines.append(Line(figure, title, tuple(values), tuple(values.values()), straight, start, growth, guesses))
     words, arithmetic = _arithmetic(by_size, corpora)
-    return Growth(_name(by_size), tuple(lines), words, arithmetic)
+    return Growth(_name(by_size), tuple(by_size), tuple(lines), words, arithmetic)
 
 
 def _series(records: Mapping[int, Record], min_recall: float) -> Iterator[tuple[str, str, dict[int, float]]]:
@@ -233,10 +245,9 @@ def _series(records: Mapping[int, Record], min_recall: float) -> Iterator[tuple[
     points: dict[str, dict[int, Point]] = {}
     for size, record in records.items():
         for point in record.points:
-            if _ordinary(point) and point.nq == 1 and point.target_recall is None and point.search_params is not None:
-                load = (
-                    f"{point.concurrency} client{'s' if point.concurrency != 1 else ''}" if point.concurrency else f"{point.rate_per_s}/s"
-                )
+            if _ordinary(record, point) and point.nq == 1 and point.target_recall is None and point.search_params is not None:
+                clients = f"{point.concurrency} client{'s' if point.concurrency != 1 else ''}"
+                load = clients if point.concurrency else f"{point.rate_per_s:g} requests/s"
                 points.setdefault(f"{parameters(point.search_params)} k={point.k}, {load}".strip(), {})[size] = point
     for name, at in points.items():
         for figure, title in (("search_latency_p50_s", "search p50"), ("search_latency_p99_s", "search p99")):
@@ -247,10 +258,10 @@ def _series(records: Mapping[int, Record], min_recall: float) -> Iterator[tuple[
         yield "knob", f"{_knob_name(records)} for recall@{k} ≥ {min_recall:g}", knobs
 
 
-def _ordinary(point: Point) -> bool:
-    """Whether a point searched all rows, which stayed as they were, at a stated load."""
+def _ordinary(record: Record, point: Point) -> bool:
+    """Whether a point searched all rows, which stayed as they were, at a stated load that it kept up with."""
     stated = point.concurrency is not None or point.rate_per_s is not None
-    return point.selectivity is None and point.churn_per_s is None and stated
+    return point.selectivity is None and point.churn_per_s is None and stated and not overloaded(record.caveats, point)
 
 
 def _value(point: Point, figure: str) -> float | None:
@@ -277,7 +288,7 @@ def required_knob(record: Record, k: int, min_recall: float) -> float | None:
     name = _index(record).knob
     if name is None:
         return None
-    points = [point for point in record.points if _ordinary(point) and point.k == k and name in point.search_params]
+    points = [point for point in record.points if _ordinary(record, point) and point.k == k and name in point.search_params]
     tuned = [float(point.search_params[name]) for point in points if point.target_recall == min_recall]
     if tuned:
         return tuned[0]
@@ -320,7 +331,7 @@ def run(folder: Path, *, corpus: str, min_recall: float = 0.95) -> int:
 
     if not 0 < min_recall <= 1:
         raise SettingsError(f"--min-recall must be a number in (0, 1], got {min_recall!r}")
-    corpora = [number_of(one, "--corpus") for one in corpus.split(",")]
+    corpora = list(dict.fromkeys(number_of(one, "--corpus") for one in corpus.split(",")))
     found = project(folder, corpora, min_recall=min_recall)
     body = {"folder": str(folder), "corpora": corpora, "growths": [asdict(one) for one in found]}
     path = folder / "projection.json"
@@ -341,7 +352,7 @@ def _print(growths: Sequence[Growth], corpora: Sequence[int], console: Any) -> N
     from harness.report.units import plural
 
     for growth in growths:
-        largest = max((max(line.sizes) for line in growth.lines), default=1)
+        largest = max(growth.sizes)
         console.print(f"\n[bold]{escape(growth.name)}[/bold]")
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
         table.add_column("figure", overflow="fold")
@@ -359,13 +370,13 @@ def _print(growths: Sequence[Growth], corpora: Sequence[int], console: Any) -> N
             )
         console.print(table)
         console.print(escape(growth.arithmetic), highlight=False)
-        fewest = min((len(line.sizes) for line in growth.lines), default=0)
+        fewest = min((len(line.sizes) for line in growth.lines), default=ENOUGH_SIZES)
         if fewest < ENOUGH_SIZES:
             left = f"{fewest} sizes leave {plural(fewest - 2, 'degree')} of freedom, hence such intervals"
             console.print(f"{left}; measure {ENOUGH_SIZES} or more.", highlight=False)
         for n, size in growth.index_bytes:
             console.print(f"  {n:,} documents: {written('index_bytes', size)} of index by arithmetic", highlight=False)
-    if max(corpora) > FAR * max((max(line.sizes) for growth in growths for line in growth.lines), default=1):
+    if max(corpora) > FAR * min(max(growth.sizes) for growth in growths):
         console.print(
             f"\nMore than {FAR:g} times the largest corpus measured: the intervals hold only if growth goes on as it was, which caches, "
             "segments and memory that runs out do not promise. Measure a larger corpus before you rely on it.",
@@ -375,6 +386,8 @@ def _print(growths: Sequence[Growth], corpora: Sequence[int], console: Any) -> N
 
 def _interval(line: Line, guess: Guess) -> str:
     """Return the prediction interval; where it spans more than `VAGUE` it says only that."""
+    if guess.lo is None or guess.hi is None:
+        return "no scatter, no interval"
     if guess.hi > VAGUE * guess.value or guess.value > VAGUE * max(guess.lo, 1e-300):
         return f"within more than a factor of {VAGUE:g}"
     return f"\\[{_shown(line, guess.lo)}, {_shown(line, guess.hi)}]"

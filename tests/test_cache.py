@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 from harness import cache
+from harness.errors import SettingsError
 from tests.conftest import ROOT
 
 
@@ -218,9 +220,46 @@ def test_processes_that_have_ended_leave_no_list_behind_for_long(three):
     assert [path.name.partition("-")[0] for path in (cache.root() / ".in-use").glob("*-*")] == [str(os.getpid())]
 
 
-@pytest.mark.parametrize(("text", "value"), [("20GB", 20e9), ("500 mb", 5e8), ("1.5kB", 1500), ("7b", 7)])
-def test_sizes_are_understood(text, value):
-    assert cache.bytes_of(text, key="x") == value
+def test_what_is_in_use_can_be_read_by_other_users_of_the_same_cache():
+    cache.find("vectors", "k1")
+    (path,) = (cache.root() / ".in-use").glob("*-*")
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_pruning_removes_locks_of_what_is_not_there_any_more(three):
+    with FileLock(cache.root() / "vectors" / "k2.lock"):
+        cache.prune(max_bytes=0)
+        assert [path.name for path in (cache.root() / "vectors").iterdir()] == ["k2.lock"]
+    fill, calls = make()
+    cache.get("vectors", "k2", fill)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("limit", ["20", "much", "-1GB"])
+def test_a_limit_that_is_none_is_told_before_anything_is_made(monkeypatch, limit):
+    monkeypatch.setenv("HARNESS_CACHE_MAX", limit)
+    fill, calls = make()
+    with pytest.raises(SettingsError, match="HARNESS_CACHE_MAX must be a size such as 500MB or 20GB, got"):
+        cache.get("data", "k", fill)
+    assert calls == []
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("")
+    fill, _ = make()
+    with pytest.raises(SettingsError, match=r"cannot be written .*; set HARNESS_CACHE to another folder"):
+        cache.get("data", "k", fill)
+    assert cache.entries() == []
+    assert cache.prune(max_bytes=0) == []
+
+
+def test_a_cache_that_cannot_be_pruned_is_an_error_that_says_what_to_do(three):
+    shutil.rmtree(cache.root() / ".in-use")
+    (cache.root() / ".in-use").write_text("")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        cache.prune(max_bytes=0)
+    assert len(cache.entries()) == 3
 
 
 @pytest.mark.parametrize(("text", "value"), [("30d", 30 * 86400), ("12h", 43200), ("2w", 1209600), ("5m", 300)])
@@ -246,9 +285,22 @@ def test_the_command_lists_and_prunes(three, harness):
         ([], "say what to remove"),
         (["--max-size", "much"], "--max-size must be a size"),
         (["--older-than", "3"], "--older-than must be an age"),
+        (["--older-than", "30s"], "--older-than must be an age"),
+        (["--max-size=-5GB"], "--max-size must be a size"),
     ],
 )
 def test_a_prune_that_says_nothing_or_nonsense_is_refused(harness, arguments, words):
     done = harness("cache", "prune", *arguments, plugins=False)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_a_shelf_keeps_what_is_put_there_and_is_listed_and_pruned_like_any_other():
+    shelf = cache.shelf("shards", "k")
+    (shelf / "piece").write_text("x" * 100)
+    assert cache.shelf("shards", "k") == shelf
+    assert (shelf / "piece").read_text() == "x" * 100
+    (entry,) = cache.entries()
+    assert (entry.kind, entry.key, entry.in_use) == ("shards", "k", True)
+    assert entry.bytes >= 100
+    assert cache.prune(max_bytes=0) == [], "this process uses it"

@@ -154,6 +154,18 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_a_cell_that_is_skipped_carries_nothing_of_the_one_measured_before(made):
+    plan, running = made
+    cell = plan.jobs[0].embed
+    running._other_work = 0.5  # as a disturbed cell leaves it
+    running._out_of_memory[cell.but_batch_size] = cell.job.batch_size - 1
+    assert running._too_large(cell)
+    (record,) = read_all(plan.folder)
+    assert record.status == "skipped"
+    assert record.environment["other_work"] is None
+    assert "busy_machine" not in dict(record.caveats)
+
+
 def test_a_record_that_cannot_be_written_ends_the_run_with_a_plain_error_and_leaves_no_half_file(made):
     plan, running = made
     record = running._record(plan.cells[0], "ok", None, now(), 0.0, None)

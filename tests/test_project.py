@@ -1,6 +1,7 @@
 """Projections against SciPy's regression, exact power laws, and FAISS's own sizes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from harness.cli import main
 from harness.errors import DataError
 from harness.project import fit, index_arithmetic, project, required_knob
 from harness.records import Measured, Point
+from harness.search_summary import _load_caveats
 from tests.choose import cells
 
 
@@ -27,7 +29,7 @@ def test_an_exact_power_law_is_found_and_projected(factor, exponent, sizes):
     _, b, (guess,) = fit(sizes, values, [10**8])
     assert b == pytest.approx(exponent, abs=1e-4)
     assert guess.value == pytest.approx(factor * (10.0**8) ** exponent, rel=1e-2)
-    assert guess.lo <= guess.value <= guess.hi
+    assert (guess.lo, guess.hi) == (None, None), "without scatter nothing is known of it"
     assert guess.beyond == 10**8 / max(sizes)
 
 
@@ -64,6 +66,13 @@ def test_memory_has_a_part_of_its_own_beside_its_rows():
     line, found = stats.linregress(sizes, noisy), fit(sizes, noisy, [10**7], straight=True)
     assert found[:2] == pytest.approx((line.intercept, line.slope))
     assert found[2][0].lo < found[2][0].value < found[2][0].hi
+
+
+@pytest.mark.parametrize("straight", [False, True])
+def test_identical_times_are_no_proof_that_another_would_be_the_same(straight):
+    _, growth, (guess,) = fit([1000, 3000, 9000], [2.5, 2.5, 2.5], [10**6], straight=straight)
+    assert (growth, guess.value) == pytest.approx((0.0, 2.5))
+    assert (guess.lo, guess.hi) == (None, None)
 
 
 def test_two_sizes_are_refused():
@@ -147,6 +156,12 @@ def test_fewer_than_three_sizes_are_refused_with_those_there_are(tmp_path):
         project(cells.folder(tmp_path, measured(1000), measured(4000)), [10**6])
 
 
+def test_of_many_configurations_of_too_few_sizes_those_of_most_are_named(tmp_path):
+    others = [replace(measured(1000), key=f"o{n}", labels={**measured(1000).labels, "index": f"other{n}"}) for n in range(5)]
+    with pytest.raises(DataError, match=r"\(small · texts · milvus_lite · hnsw .*?: 1,000, 4,000; .*; and 3 more configurations\)"):
+        project(cells.folder(tmp_path, measured(1000), measured(4000), *others), [10**6])
+
+
 def test_random_weights_are_not_projected(tmp_path):
     odd = [type(one)(**{**one.__dict__, "model": {"weights": "random"}}) for one in map(measured, (1000, 4000, 16_000))]
     with pytest.raises(DataError, match="no search cell"):
@@ -161,3 +176,43 @@ def test_the_command_prints_and_writes_and_warns_of_far_extrapolation(tmp_path, 
     assert "Measure a larger corpus before you rely on it" in said
     assert json.loads((folder / "projection.json").read_text())["corpora"] == [100_000, 10_000_000]
     assert main(["project", str(folder), "--corpus", "many"]) == 2
+
+
+def test_identical_times_say_that_there_is_no_interval(tmp_path, capsys):
+    same = [type(one)(**{**one.__dict__, "metrics": measured(1000).metrics}) for one in map(measured, (1000, 4000, 16_000))]
+    assert main(["project", str(cells.folder(tmp_path, *same)), "--corpus", "100k"]) == 0
+    assert "no scatter, no interval" in " ".join(capsys.readouterr().out.split())
+    lines = {line["figure"]: line for line in json.loads((tmp_path / "projection.json").read_text())["growths"][0]["lines"]}
+    assert lines["load_s"]["guesses"][0]["lo"] is None
+
+
+@pytest.mark.parametrize("corpus", ["", "0", "0.4", "10M,", "1e6", "-5", "10M;100M"])
+def test_sizes_that_are_none_are_refused(tmp_path, capsys, corpus):
+    assert main(["project", str(tmp_path), f"--corpus={corpus}"]) == 2
+    assert "--corpus must be a whole number in [1, 1e+15] such as 250000, 10M or 1B, got " in capsys.readouterr().err
+
+
+def test_a_size_within_the_data_and_one_asked_for_twice_are_answered_once(tmp_path, capsys):
+    folder = cells.folder(tmp_path, *(measured(n) for n in (1000, 4000, 16_000)))
+    assert main(["project", str(folder), "--corpus", "2k,2000"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0.125× measured" in said
+    assert "Measure a larger corpus" not in said
+    assert json.loads((folder / "projection.json").read_text())["corpora"] == [2000]
+
+
+def test_latencies_of_an_overload_grow_with_the_run_and_are_not_projected(tmp_path):
+    """A rate that was kept up with is; one that was not, at any size, has a point less."""
+    records = []
+    for n in (1000, 4000, 16_000):
+        one = measured(n)
+        latency = {"search_latency_p50_s": cells.timing(0.002), "recall": cells.score(0.9, 0.9, 0.9)}
+        points = tuple(Point(10, None, {"ef": 64}, latency, rate_per_s=rate) for rate in (10.0, 500.0))
+        load = {"concurrency": None, "rate_per_s": 500.0, "churn_per_s": None, "selectivity": None, "target_recall": None}
+        load |= {"k": 10, "search_params": {"ef": 64}}
+        caveats = tuple(_load_caveats(load, [{"client_cpu": 0.1, "errors": {}, "slip": 0.5}]))
+        records.append(replace(one, points=points, caveats=caveats))
+    (found,) = project(cells.folder(tmp_path, *records), [10**6])
+    titles = {line.title for line in found.lines}
+    assert "search p50, ef=64 k=10, 10 requests/s" in titles
+    assert not any("500 requests/s" in title for title in titles)

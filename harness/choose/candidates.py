@@ -12,6 +12,8 @@ batch size is chosen for what it does to documents and memory, and not for the l
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,8 +25,9 @@ from harness.choose import path
 from harness.errors import DataError
 from harness.fingerprint import digest
 from harness.records import Measured, Point, Record, current, read_all, samples
+from harness.search_summary import overloaded
 
-MADE_FROM = ("model", "dtype", "attention", "compile", "weights", "data")
+MADE_FROM = ("model", "backend", "dtype", "attention", "compile", "weights", "data")
 """The settings that embed and search cells share, see `harness.cells`: what the vectors are made from, and how."""
 NOT_THE_MACHINE = ("device", "device_name")
 """Parts of a record's machine that a search cell does not have."""
@@ -115,11 +118,15 @@ def gather(folder: Path, *, dataset: str | None = None, machine: str | None = No
     every_k = sorted({record.points[number].k for record, number in points})
     if k is None and len(every_k) > 1:
         raise DataError(f"operating points were measured at k = {', '.join(map(str, every_k))}; choose among one of them with --k")
+    if every_k and k not in (None, *every_k):
+        raise DataError(f"no operating point was measured at --k={k}; there are those at k = {', '.join(map(str, every_k))}")
     points = [(record, number) for record, number in points if k in (None, record.points[number].k)]
     found = list(_paired(embeds, points, folder, left_out))
     if not found:
-        why = "; ".join(dict.fromkeys(f"{what}: {reason}" for what, reason in left_out)) or f"no operating point at k = {k}"
-        raise DataError(f"{folder} holds nothing to choose from: {why}")
+        why = [f"{what}: {reason}" for what, reason in left_out]
+        if not any(record.kind == "search" for record in records):
+            why.append("no search cell was measured, and a choice is of a model and an index")
+        raise DataError(f"{folder} holds nothing to choose from: {'; '.join(dict.fromkeys(why))}")
     first = found[0].search
     about = (
         f"{first.labels.get('dataset')}: {first.data.get('corpus'):,} documents, {first.data.get('queries'):,} queries, "
@@ -187,6 +194,8 @@ def _dataset_names(record: Record) -> list[str]:
 
 def _of_one(records: list[Record], option: str, asked: str | None, names: Callable[[Record], Sequence[str]]) -> list[Record]:
     """Return the records of the one dataset or machine that was asked for, or that there is."""
+    if not records:  # for a reason that is told later
+        return []
     by_name: dict[str, list[Record]] = {}
     for record in records:
         by_name.setdefault(names(record)[0], []).append(record)
@@ -195,9 +204,7 @@ def _of_one(records: list[Record], option: str, asked: str | None, names: Callab
         fitting = [first for first in fitting if asked in names(by_name[first][0])] or fitting
     if len(fitting) == 1:
         return by_name[fitting[0]]
-    there = ", ".join(sorted(by_name)) or "none"
-    if asked is None and not by_name:
-        return []
+    there = ", ".join(sorted(by_name))
     said = f"{option}={asked} is {'none' if not fitting else 'more than one'} of them" if asked is not None else f"say which with {option}"
     raise DataError(f"a choice is made among the results of one {option.removeprefix('--')}, and there are {there}; {said}")
 
@@ -221,18 +228,14 @@ def _points(searches: Sequence[Record], left_out: dict[tuple[str, str], None]) -
                 reason = "measured at the highest rate that meets a target, which is another one in each process"
             elif (lost := point.metrics.get("errors")) is not None and lost.value:
                 reason = f"{lost.value:g} requests failed: they have no latency, so that its percentiles are of the others alone"
-            elif point.rate_per_s is not None and _overloaded(record, point.rate_per_s):
+            elif overloaded(record.caveats, point):
                 reason = f"did not keep up with {point.rate_per_s:g} requests/s: latencies grow with the length of the run"
             if reason is None:
                 found.append((record, number))
             else:
-                left_out[f"{cell_name(record)} {parameters(point.search_params)}".strip(), reason] = None
+                which = f"{parameters(point.search_params)} k={point.k}".strip()
+                left_out[f"{cell_name(record)} {which}", reason] = None
     return found
-
-
-def _overloaded(record: Record, rate_per_s: float) -> bool:
-    """Whether the record says that this rate was not kept up with, see `harness.search_summary`."""
-    return any(code == "overload" and text.startswith(f"Of {rate_per_s:g} requests/s ") for code, text in record.caveats)
 
 
 def _paired(
@@ -242,7 +245,11 @@ def _paired(
 
     def samples_of(record: Record) -> Mapping[str, NDArray[Any]]:
         if record.key not in kept:
-            kept[record.key] = samples(record, folder)
+            try:
+                kept[record.key] = samples(record, folder)
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                left_out[cell_name(record), f"its samples cannot be read ({error}); measure it again with fresh=true"] = None
+                kept[record.key] = {}
         return kept[record.key]
 
     by_work: dict[tuple[str, str], list[Record]] = {}
@@ -367,6 +374,7 @@ def _build(candidate: Candidate) -> str:
 _PARTS: tuple[Callable[[Candidate], str], ...] = (
     _ALWAYS[0],
     lambda c: str(c.search.settings.get("dtype", "")),
+    lambda c: str(c.search.settings["backend"]) if c.search.settings.get("backend", "torch") != "torch" else "",
     lambda c: str(c.embed.labels.get("device", "")) if c.embed else "",
     lambda c: f"batch {c.embed.settings.get('batch_size')}" if c.embed else "",
     _ALWAYS[1],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.choose import cost, production, show
 from harness.choose.candidates import gather
 from harness.choose.decide import OBJECTIVES, Choice, Objective, choose, said
-from harness.choose.require import Requirement, number_of, requirements
+from harness.choose.require import MOST, Requirement, number_of, requirements
 from harness.errors import HarnessError, SettingsError
 from harness.progress import console
 from harness.records import write_atomically
@@ -23,23 +23,26 @@ SUPPOSED = (
 )
 
 
-def run(
-    folder: Path,
-    *,
-    objective: str = "latency",
-    min_recall: float | None = None,
-    max_p99: str | None = None,
-    min_ndcg: float | None = None,
-    max_memory: str | None = None,
-    prices: Path | None = None,
-    corpus: str | None = None,
-    rate: float | None = None,
-    dataset: str | None = None,
-    machine: str | None = None,
-    k: int | None = None,
-    verify: bool = False,
-    config_dirs: Sequence[str] = (),
-) -> int:
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a folder of results, as the command line has it."""
+
+    objective: str = "latency"
+    min_recall: float | None = None
+    max_p99: str | None = None
+    min_ndcg: float | None = None
+    max_memory: str | None = None
+    prices: Path | None = None
+    corpus: str | None = None
+    """Documents, for the cost of a month."""
+    rate: float | None = None
+    """Queries a second, for the same."""
+    dataset: str | None = None
+    machine: str | None = None
+    k: int | None = None
+
+
+def run(folder: Path, asked: Asked, *, verify: bool = False, config_dirs: Sequence[str] = ()) -> int:
     """Choose, print and write what was chosen; returns the exit code: 0, or 1 where nothing qualifies.
 
     Raises
@@ -49,31 +52,15 @@ def run(
     """
     from rich.console import Console
 
-    answer = decide(
-        folder,
-        objective=objective,
-        min_recall=min_recall,
-        max_p99=max_p99,
-        min_ndcg=min_ndcg,
-        max_memory=max_memory,
-        prices=prices,
-        corpus=corpus,
-        rate=rate,
-        dataset=dataset,
-        machine=machine,
-        k=k,
-    )
+    answer = decide(folder, asked)
     failed: HarnessError | None = None
-    if verify:
+    if verify and answer.choice.winner is not None:
         from harness.choose.verify import verified
 
         console().print("measuring the best two in one loop …", highlight=False)
         best = [one for one in (answer.choice.winner, answer.choice.rival) if one is not None]
-        try:
-            answer = replace(answer, verified=tuple(verified(folder, best, config_dirs=config_dirs)))
-        except HarnessError as error:  # the choice stands all the same, and is written and printed first
-            failed = error
-            answer = replace(answer, verified=("Not verified in a real loop.",))
+        found, failed = verified(folder, best, config_dirs=config_dirs)
+        answer = replace(answer, verified=tuple(found))  # the choice stands all the same, and is written and printed first
     answer = write(folder, answer)
     show.print_answer(answer, Console())
     if failed is not None:
@@ -81,62 +68,63 @@ def run(
     return 0 if answer.choice.winner is not None else 1
 
 
-def decide(
-    folder: Path,
-    *,
-    objective: str,
-    min_recall: float | None = None,
-    max_p99: str | None = None,
-    min_ndcg: float | None = None,
-    max_memory: str | None = None,
-    prices: Path | None = None,
-    corpus: str | None = None,
-    rate: float | None = None,
-    dataset: str | None = None,
-    machine: str | None = None,
-    k: int | None = None,
-) -> show.Answer:
-    """Return the answer to what is asked of a folder of results; writes and prints nothing."""
+def decide(folder: Path, asked: Asked) -> show.Answer:
+    """Return the answer to what is asked of a folder of results; writes and prints nothing.
+
+    Raises
+    ------
+    harness.errors.SettingsError
+        With everything that is wrong with what is asked.
+    """
     wrong: list[str] = []
-    asked: tuple[Requirement, ...] = ()
-    documents = given = None
+    constraints: tuple[Requirement, ...] = ()
+    corpus = prices = None
     try:
-        asked = requirements(min_recall=min_recall, max_p99=max_p99, min_ndcg=min_ndcg, max_memory=max_memory)
+        constraints = requirements(min_recall=asked.min_recall, max_p99=asked.max_p99, min_ndcg=asked.min_ndcg, max_memory=asked.max_memory)
     except SettingsError as error:
         wrong += error.violations
     try:
-        documents = None if corpus is None else number_of(corpus, "--corpus")
+        corpus = None if asked.corpus is None else number_of(asked.corpus, "--corpus")
     except SettingsError as error:
         wrong += error.violations
     try:
-        given = None if prices is None else cost.read(prices)
+        prices = None if asked.prices is None else cost.read(asked.prices)
     except SettingsError as error:
         wrong += error.violations
-    if objective not in OBJECTIVES:
-        wrong.append(f"--objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
-    if rate is not None and not 0 < rate < float("inf"):
-        wrong.append(f"--rate must be a number of queries a second > 0, got {rate!r}")
-    if (corpus is None) != (rate is None):
+    wrong += _contradictions(asked)
+    if wrong:
+        raise SettingsError(wrong)
+    field = gather(folder, dataset=asked.dataset, machine=asked.machine, k=asked.k)
+    objective = OBJECTIVES[asked.objective]
+    if prices is not None:
+        field = replace(field, candidates=tuple(cost.priced(one, prices, corpus=corpus, rate_per_s=asked.rate) for one in field.candidates))
+        objective = _objective(objective, prices, monthly=corpus is not None)
+    choice = choose(field.candidates, constraints, objective)
+    supposed = [*SUPPOSED]
+    if prices is not None:
+        supposed += cost.assumptions(prices, choice.winner, measured=field.corpus, corpus=corpus, rate_per_s=asked.rate)
+    return show.Answer(str(folder), field, choice, tuple(supposed), currency=prices.currency if prices else "")
+
+
+def _contradictions(asked: Asked) -> list[str]:
+    """Return what is wrong with how the parts of a question go together."""
+    wrong = []
+    if asked.objective not in OBJECTIVES:
+        wrong.append(f"--objective must be one of {', '.join(OBJECTIVES)}, got {asked.objective!r}")
+    if asked.rate is not None and not 0 < asked.rate <= MOST:
+        wrong.append(f"--rate must be a number of queries a second in (0, {MOST:.0e}], got {asked.rate!r}")
+    if asked.k is not None and asked.k < 1:
+        wrong.append(f"--k must be a whole number ≥ 1, got {asked.k}")
+    if (asked.corpus is None) != (asked.rate is None):
         wrong.append("--corpus and --rate go together: a month's cost needs both; add the other or take both away")
-    if prices is None and objective == "cost":
+    if asked.prices is None and asked.objective == "cost":
         wrong.append(
             f"--objective cost needs --prices FILE, your own prices: copy {cost.example()} and put in what you pay for a machine "
             "and an accelerator an hour, a GB of memory and of storage a month"
         )
-    if prices is None and corpus is not None:
+    if asked.prices is None and asked.corpus is not None:
         wrong.append("--corpus and --rate are for the cost of a month; add --prices FILE")
-    if wrong:
-        raise SettingsError(wrong)
-    field = gather(folder, dataset=dataset, machine=machine, k=k)
-    best = OBJECTIVES[objective]
-    if given is not None:
-        field = replace(field, candidates=tuple(cost.priced(one, given, corpus=documents, rate_per_s=rate) for one in field.candidates))
-        best = _objective(best, given, monthly=documents is not None)
-    choice = choose(field.candidates, asked, best)
-    supposed = [*SUPPOSED]
-    if given is not None:
-        supposed += cost.assumptions(given, choice.winner, corpus=documents, rate_per_s=rate)
-    return show.Answer(str(folder), field, choice, tuple(supposed), currency=given.currency if given else "")
+    return wrong
 
 
 def _objective(objective: Objective, prices: cost.Prices, *, monthly: bool) -> Objective:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.choose.candidates import Candidate
+from harness.choose.require import MOST
 from harness.errors import SettingsError
 from harness.records import Measured
 
@@ -20,6 +21,8 @@ HOURS_A_MONTH = 730.0
 """365 days of 24 hours by 12."""
 MILLION = 1_000_000
 FIGURES = ("cost_per_million_items", "cost_per_million_queries", "cost_per_month")
+LEAST_USED = 0.001
+"""A machine that is used to less is none that anybody pays for."""
 VECTOR_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "binary": 1 / 8}
 """A dimension, as a store keeps it."""
 
@@ -38,7 +41,7 @@ class Prices:
     storage_gb_month: float
     """A gigabyte of vectors and index on disk for a month."""
     utilisation: float
-    """The share of the measured query rate that machines are planned to bear on average, in (0, 1]: requests come in bursts."""
+    """The share of the measured query rate that machines are planned to bear on average: requests come in bursts."""
 
 
 def example() -> Path:
@@ -75,12 +78,10 @@ def read(file: Path) -> Prices:
             if not isinstance(value, str) or not value.strip():
                 wrong.append(f"--prices {file}: currency must be a name such as EUR, got {value!r}")
         elif name in names:
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if name == "utilisation":
-                if not number or not 0 < value <= 1:
-                    wrong.append(f"--prices {file}: utilisation must be a number in (0, 1], got {value!r}")
-            elif not number or value < 0:
-                wrong.append(f"--prices {file}: {name} must be a number ≥ 0, got {value!r}")
+            least, most = (LEAST_USED, 1) if name == "utilisation" else (0, MOST)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not least <= value <= most:
+                wrong.append(f"--prices {file}: {name} must be a number in [{least:g}, {most:g}], got {value!r}")
     if wrong:
         raise SettingsError(wrong)
     numbers: dict[str, Any] = {name: value if name == "currency" else float(value) for name, value in found.items()}
@@ -98,7 +99,8 @@ def priced(candidate: Candidate, prices: Prices, *, corpus: int | None, rate_per
         "cost_per_month": _month(candidate, prices, corpus, rate_per_s),
     }
     rates = candidate.pairs.get("throughput_per_s", ())
-    pairs = {"cost_per_million_queries": tuple(hour / 3600 * MILLION / prices.utilisation / rate for rate in rates)}
+    each = hour / 3600 * MILLION / prices.utilisation
+    pairs = {"cost_per_million_queries": tuple(each / rate for rate in rates) if each else ()}  # what costs nothing has no ratios
     return replace(candidate, figures={**candidate.figures, **found}, pairs={**candidate.pairs, **pairs})
 
 
@@ -155,8 +157,8 @@ def _inverse(rate: Measured, factor: float, currency: str) -> Measured:
     return Measured(factor / rate.value, currency, "lower", lo, hi, rate.n, reason=rate.reason)
 
 
-def assumptions(prices: Prices, winner: Candidate | None, *, corpus: int | None, rate_per_s: float | None) -> list[str]:
-    """Return everything that the costs suppose, a sentence each."""
+def assumptions(prices: Prices, winner: Candidate | None, *, measured: int, corpus: int | None, rate_per_s: float | None) -> list[str]:
+    """Return everything that the costs suppose, a sentence each; `measured` is the corpus of the results."""
     c = prices.currency
     found = [
         f"Prices are those of the price file: {prices.machine_per_hour:g} {c} a machine and hour, {prices.accelerator_per_hour:g} {c} "
@@ -170,7 +172,12 @@ def assumptions(prices: Prices, winner: Candidate | None, *, corpus: int | None,
     found += [
         f"A month has {HOURS_A_MONTH:g} hours. {rate_per_s:g} queries/s come on average; each machine holds all {corpus:,} documents.",
         "Memory is what was measured and, for each further document, the index's bytes a document. Storage holds vectors and index once.",
-        "The rate was measured over the corpus of the results; a larger one is searched more slowly, which is not in the cost.",
+        f"The rate was measured over the {measured:,} documents of the results; "
+        + (
+            "a larger corpus is searched more slowly, which is not in the cost."
+            if corpus >= measured
+            else "a smaller corpus is searched more quickly and needs less memory, which is not in the cost."
+        ),
     ]
     if winner is not None and winner.figures["throughput_per_s"].value:
         number = machines(rate_per_s, winner.figures["throughput_per_s"].value, prices.utilisation)

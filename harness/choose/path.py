@@ -81,7 +81,9 @@ def percentile(embed: Samples | None, search: Samples, q: float) -> tuple[Measur
     for what, samples in (("embed", embed), ("search", search)):
         if samples is None:
             continue
-        fewest = min((len(one) for one in samples), default=0)
+        if not len(samples):
+            return Measured(None, "s", "lower", reason=f"the samples of the {what} cell are not there"), ()
+        fewest = min(map(len, samples))
         if fewest < needed:
             reason = f"p{100 * q:g} needs {needed} samples in each process, the {what} cell has {fewest}; raise {_MORE[what]}="
             return Measured(None, "s", "lower", reason=reason), ()

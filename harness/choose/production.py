@@ -70,6 +70,8 @@ def _model(candidate: Candidate, there: set[str]) -> tuple[str, str | None]:
         return "the vectors were given, so embed documents and queries with whatever made them.", None
     model = candidate.search.settings["model"]
     target = str(model.get("_target_"))
+    if (backend := candidate.search.settings.get("backend", "torch")) != "torch":
+        return f"{backend} computes it; export the network and open it as {target} does.", None
     if "audio" in str(model.get("modality", "")):
         return f"sounds need the resampling that {target} does; load it as that class does.", None
     if f"{target}.py.j2" not in there:
@@ -111,7 +113,7 @@ def _values(candidate: Candidate) -> dict[str, Any]:
         "source_note": note,
         "revision": None if model.get("path") else revision,
         "device": str(embed.labels.get("device")) if embed else "cpu",
-        "torch_dtype": TORCH_DTYPES[str(settings.get("dtype", "fp32"))],
+        "torch_dtype": TORCH_DTYPES.get(str(settings.get("dtype", "fp32"))),
         "attention": settings.get("attention", "auto"),
         "compiled": bool(settings.get("compile")),
         "batch_size": int(embed.settings["batch_size"]) if embed else 1,

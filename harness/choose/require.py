@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.errors import SettingsError
+from harness.quantity import BYTES, quantity
 from harness.records import Measured
 
 State = Literal["holds", "violated", "undecided", "unknown"]
 
 _TIMES = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
-_SIZES = {"": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
-_COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}
+_COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}
+MOST = 1e15
+"""Beyond any corpus, rate and price there is: what is larger is a slip of the finger, and its costs would overflow."""
 _REMEDIES = {"process": "raise processes=", "query": "raise dataset.queries=", "build": "raise processes=", "sample": "raise processes="}
 """What narrows an interval, by the unit that it is replicated over."""
 
@@ -56,7 +59,7 @@ class Requirement:
     @property
     def shown(self) -> str:
         """The limit as a person reads it, a score with all its digits."""
-        return f"{self.limit:g}" if self.least else written(self.figure, self.limit)
+        return str(self.limit) if self.least else written(self.figure, self.limit)
 
     def judge(self, figure: Measured) -> Judgement:
         """Say whether the constraint holds for a figure, by the bound of its interval."""
@@ -72,7 +75,9 @@ class Requirement:
         worst, best = (lo, hi) if self.least else (hi, lo)
         remedy = _REMEDIES[figure.replication]
         if worst is None or best is None:
-            return Judgement("undecided", f"{said} has no interval to hold against {limit} ({figure.reason}); {remedy}", miss)
+            return Judgement(
+                "undecided", f"{said} has no interval to hold against {limit} ({figure.reason or 'not stated'}); {remedy}", miss
+            )
         if (worst >= self.limit) if self.least else (worst <= self.limit):
             return Judgement("holds", said, 0.0)
         if (best < self.limit) if self.least else (best > self.limit):
@@ -101,14 +106,26 @@ def requirements(
         elif score is not None:
             found.append(Requirement(option, figure, title, score, least=True))
     if max_p99 is not None:
-        seconds = _quantity(max_p99, _TIMES, "--max-p99", "20ms or 0.5s", wrong)
+        seconds = _limit(max_p99, _TIMES, "--max-p99", "a time such as 20ms or 0.5s", wrong)
         found.append(Requirement("--max-p99", "latency_p99_s", "p99 end to end", seconds, least=False))
     if max_memory is not None:
-        size = _quantity(max_memory, _SIZES, "--max-memory", "500MB or 16GB", wrong)
+        size = _limit(max_memory, BYTES, "--max-memory", "a size such as 500MB or 16GB", wrong)
         found.append(Requirement("--max-memory", "memory_bytes", "memory", size, least=False, once=True))
     if wrong:
         raise SettingsError(wrong)
     return tuple(found)
+
+
+def _limit(text: str, units: Mapping[str, float], key: str, kind: str, wrong: list[str]) -> float:
+    """Return a limit greater than 0, noting what is wrong with it instead of raising."""
+    try:
+        found = quantity(text, units, key=key, kind=kind)
+    except SettingsError as error:
+        wrong += error.violations
+        return 1.0
+    if not found:
+        wrong.append(f"{key} must be greater than 0, got {text!r}")
+    return found
 
 
 def number_of(text: str, option: str) -> int:
@@ -122,19 +139,13 @@ def number_of(text: str, option: str) -> int:
     harness.errors.SettingsError
         When it is no such number.
     """
-    wrong: list[str] = []
-    found = _quantity(text.replace("_", "").replace(",", ""), _COUNTS, option, "250000, 10M or 1B", wrong)
-    if wrong:
-        raise SettingsError(wrong)
-    return round(found)
-
-
-def _quantity(text: str, units: dict[str, float], option: str, example: str, wrong: list[str]) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*([^\d\s.]*)", text.strip())
-    if match is None or match[2] not in units or not 0 < float(match[1]) < math.inf:
-        wrong.append(f"{option} must be written like {example}, got {text!r}")
-        return 1.0
-    return float(match[1]) * units[match[2]]
+    kind = f"a whole number in [1, {MOST:.0e}] such as 250000, 10M or 1B"
+    grouped = re.fullmatch(r"[1-9]\d{0,2}([,_]\d{3})+", text.strip())  # 1,5M is no fifteen million
+    found = quantity(re.sub("[,_]", "", text) if grouped else text, _COUNTS, key=option, kind=kind)
+    whole = round(found)
+    if not 1 <= whole <= MOST or not math.isclose(found, whole, rel_tol=1e-12):  # 0.7 × 10⁶ is a little less than 700,000 in floating point
+        raise SettingsError(f"{option} must be {kind}, got {text!r}")
+    return whole
 
 
 def written(figure: str, value: float) -> str:

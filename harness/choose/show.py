@@ -270,6 +270,7 @@ def settings(candidate: Candidate) -> dict[str, Any]:
     return {
         "model": labels.get("model"),
         "dtype": candidate.search.settings.get("dtype"),
+        "backend": candidate.search.settings.get("backend", "torch"),
         "device": candidate.embed.labels.get("device") if candidate.embed else None,
         "batch_size": candidate.embed.settings.get("batch_size") if candidate.embed else None,
         "store": labels.get("store"),

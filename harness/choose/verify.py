@@ -8,47 +8,54 @@ kind ``serve``, which is used again like any other.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from harness import cache
+from harness import cache, machine_lock
 from harness.cells import Cell, embed_spec, environment, search_spec
 from harness.choose.candidates import PERCENTILES, Candidate
 from harness.choose.require import between, written
 from harness.errors import HarnessError
 from harness.fingerprint import digest, source_of
 from harness.plan import make_plan
+from harness.progress import console
 from harness.records import Measured, Record, newest, now, samples, scan, write
 from harness.replicate import Replicate
 from harness.statistics import over_processes
 from harness.summary import measured, percentile
+from harness.workspace import workspace
 
 TASK = "harness.serve_cell:measure"
 
 
-def verified(folder: Path, candidates: Sequence[Candidate], *, config_dirs: Sequence[str] = ()) -> list[str]:
-    """Measure some candidates in one loop and return how well that agrees with what was computed, a sentence or two each.
+def verified(folder: Path, candidates: Sequence[Candidate], *, config_dirs: Sequence[str] = ()) -> tuple[list[str], HarnessError | None]:
+    """Measure some candidates in one loop.
 
-    Raises
-    ------
-    harness.errors.HarnessError
-        When a cell cannot be composed again as it was, or its process fails.
+    Returns
+    -------
+    list of str
+        How well the loop agrees with what was computed, a sentence or two for each candidate, or that it was not measured.
+    harness.errors.HarnessError or None
+        Why the first that was not measured was not: a cell cannot be composed again as it was, or its process failed.
     """
-    found = []
+    found: list[str] = []
+    failed: HarnessError | None = None
     for one in candidates:
-        record = _served(folder, one, config_dirs)
-        found += list(_compared(one, record, samples(record, folder) if not record.samples else record.samples))
-    return found
+        try:
+            record = _served(folder, one, config_dirs)
+        except HarnessError as error:
+            failed = failed or error
+            found.append(f"Not verified in a real loop: {one.name}.")
+        else:
+            found += _compared(one, record, samples(record, folder))
+    return found, failed
 
 
 def _compared(candidate: Candidate, record: Record, arrays: Mapping[str, NDArray[Any]]) -> Iterator[str]:
@@ -83,14 +90,7 @@ def _served(folder: Path, candidate: Candidate, config_dirs: Sequence[str]) -> R
         raise HarnessError("--verify: the vectors were given, so that there is no query to embed")
     if candidate.point.concurrency != 1:
         raise HarnessError("--verify: the loop has one client, and these figures were measured under another load")
-    parts = {
-        "kind": "serve",
-        "embed": candidate.embed.key,
-        "search": candidate.search.key,
-        "k": candidate.point.k,
-        "search_params": dict(candidate.point.search_params),
-        "source": dict(source_of(["harness.serve_cell"])),
-    }
+    parts = loop_settings(candidate)
     key = digest(parts)[:20]
     for record in newest(scan(folder, key)[0]):
         if record.status == "ok":
@@ -99,9 +99,24 @@ def _served(folder: Path, candidate: Candidate, config_dirs: Sequence[str]) -> R
     return _measure(folder, candidate, embed_cell, search_cell, key, parts)
 
 
+def loop_settings(candidate: Candidate) -> dict[str, Any]:
+    """Return what decides about a loop's figures: the two cells, the operating point, and the loop's own code."""
+    return {
+        "kind": "serve",
+        "embed": candidate.embed.key if candidate.embed else None,
+        "search": candidate.search.key,
+        "k": candidate.point.k,
+        "search_params": dict(candidate.point.search_params),
+        "source": dict(source_of(["harness.serve_cell"])),
+    }
+
+
 def _jobs(manifest: Path) -> list[dict[str, Any]]:
-    """Return the jobs that a manifest names; one that a launcher ran elsewhere has a manifest of its own."""
-    body = json.loads(manifest.read_text())
+    """Return the jobs that a manifest names, none where it is damaged; one that a launcher ran elsewhere has a manifest of its own."""
+    try:
+        body = json.loads(manifest.read_text())
+    except (OSError, ValueError):
+        return []
     return list(body.get("jobs", [body]))
 
 
@@ -146,9 +161,11 @@ def _measure(folder: Path, candidate: Candidate, embed_cell: Cell, search_cell: 
     }
     started_at, began = now(), time.monotonic()
     outcomes: list[tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]]] = []
-    with _machine():
+    with workspace() as place, machine_lock.timed(True, job.device, waiting=_waiting):
         for number in range(job.processes):
-            outcomes.append(_process({**spec, "replicate": number}, environment(job.threads), job.timeout_s))
+            part = place / str(number)
+            part.mkdir()
+            outcomes.append(_process({**spec, "replicate": number}, part, environment(job.threads), job.timeout_s))
     arrays = {f"{name}_{i}": values for i, (_, kept) in enumerate(outcomes) for name, values in kept.items()}
     real = [kept["serve_s"] for _, kept in outcomes]
     assert candidate.embed is not None
@@ -168,27 +185,23 @@ def _measure(folder: Path, candidate: Candidate, embed_cell: Cell, search_cell: 
         duration_s=time.monotonic() - began,
         samples=arrays,
     )
-    write(record, folder)
+    try:
+        write(record, folder)
+    except OSError as error:
+        raise HarnessError(f"{folder} cannot be written ({error.strerror or error}); make the folder writable") from error
     return record
 
 
-def _machine() -> FileLock:
-    """Return the lock that says that this machine is being measured on, the one that `harness.engine` takes."""
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    return FileLock(Path(tempfile.gettempdir()) / f"embedding-search-harness-{user}.lock")
+def _waiting() -> None:
+    console().print("waiting for another run on this machine", highlight=False)
 
 
 def _process(
-    spec: Mapping[str, Any], variables: Mapping[str, str], timeout_s: float
+    spec: Mapping[str, Any], folder: Path, variables: Mapping[str, str], timeout_s: float
 ) -> tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]]:
-    """Measure one replicate in a fresh process and return its result and samples."""
-    folder = Path(tempfile.mkdtemp(prefix="harness-serve-"))
-    server = Replicate(environment=variables)
-    try:
+    """Measure one replicate in a fresh process that writes into an empty folder, and return its result and samples."""
+    with closing(Replicate(environment=variables)) as server:
         server.run(TASK, spec, folder, timeout_s=timeout_s)
-        with np.load(folder / "samples.npz", allow_pickle=False) as archive:
-            kept = {name: archive[name] for name in archive.files}
-        return json.loads((folder / "result.json").read_text()), kept
-    finally:
-        server.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    with np.load(folder / "samples.npz", allow_pickle=False) as archive:
+        kept = {name: archive[name] for name in archive.files}
+    return json.loads((folder / "result.json").read_text()), kept

@@ -114,7 +114,8 @@ def candidate(name, *, recall=(0.96, 0.95, 0.97), ndcg=None, p50=0.010, p99=None
         if value is None:
             return Measured(None, unit, better, replication=replication, reason="not measured here")
         if isinstance(value, tuple):
-            return Measured(value[0], unit, better, value[1], value[2], 3, replication)
+            reason = "all 3 values are identical, so their spread is not known" if value[1] is None else None
+            return Measured(value[0], unit, better, value[1], value[2], 3, replication, reason)
         return Measured(value, unit, better, value * 0.95, value * 1.05, 3, replication)
 
     figures = {

@@ -1,5 +1,5 @@
-"""The real Milvus server of the stores' tests, where its package is installed."""
+"""The real Milvus servers of the stores' tests, where their package is installed."""
 
-from tests.stores.conftest import local
+from tests.stores.conftest import guarded, local
 
-__all__ = ["local"]
+__all__ = ["guarded", "local"]

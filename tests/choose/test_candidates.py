@@ -10,6 +10,8 @@ from harness.search_summary import _load_caveats
 from tests.choose.cells import MACHINE, embed, folder, point, search, times
 
 ELSEWHERE = {**MACHINE, "cpu": "Another CPU"}
+OTHERWISE = {"churn_per_s": None, "selectivity": None, "target_recall": None}
+"""The rest of what a search cell says of an operating point's load."""
 
 
 def names(field):
@@ -82,7 +84,7 @@ def test_several_k_have_to_be_told_apart(tmp_path):
     with pytest.raises(DataError, match="k = 10, 100; choose among one of them with --k"):
         gather(found)
     assert [one.number for one in gather(found, k=100).candidates] == [1]
-    with pytest.raises(DataError, match="no operating point at k = 7"):
+    with pytest.raises(DataError, match="no operating point was measured at --k=7; there are those at k = 10, 100"):
         gather(found, k=7)
 
 
@@ -112,7 +114,7 @@ def test_what_has_no_honest_result_never_competes(tmp_path, changes, reason):
     ],
 )
 def test_operating_points_of_other_work_never_compete(tmp_path, odd, reason):
-    about = {"concurrency": None, "rate_per_s": 200.0, "churn_per_s": None}
+    about = {"concurrency": None, "rate_per_s": 200.0, **OTHERWISE, "k": 10, "search_params": {"ef": 8}}
     caveats = tuple(_load_caveats(about, [{"client_cpu": 0.1, "errors": {}, "slip": 0.5}]))
     assert caveats[0][0] == "overload"
     steady = point(8, concurrency=None, rate_per_s=20.0)
@@ -120,6 +122,24 @@ def test_operating_points_of_other_work_never_compete(tmp_path, odd, reason):
     field = gather(folder(tmp_path, embed(), record))
     assert [one.number for one in field.candidates] == [0, 2]
     assert reason in why(field)
+
+
+def test_the_overload_of_one_point_leaves_the_others_at_its_rate(tmp_path):
+    about = {"concurrency": None, "rate_per_s": 200.0, **OTHERWISE}
+    at = {"concurrency": None, "rate_per_s": 200.0}
+    over = [{"client_cpu": 0.1, "errors": {}, "slip": 0.5}]
+    caveats = tuple(_load_caveats({**about, "k": 10, "search_params": {"ef": 64}}, over))
+    record = search(points=(point(16, **at), point(64, **at), point(640, **at)), latencies=(0.002,) * 3, caveats=caveats)
+    field = gather(folder(tmp_path, embed(), record))
+    assert [one.number for one in field.candidates] == [0, 2]
+    assert "search milvus_lite/hnsw on small vectors ef=64 k=10: did not keep up with 200 requests/s" in why(field)
+
+
+def test_an_overload_that_an_earlier_version_wrote_is_of_every_point_at_its_rate(tmp_path):
+    words = "Of 200 requests/s offered 133/s were answered: the queue grows, and latencies with the length of the run."
+    points = tuple(point(ef, concurrency=None, rate_per_s=rate) for ef in (16, 64) for rate in (20.0, 200.0))
+    record = search(points=points, latencies=(0.002,) * 4, caveats=(("overload", words),))
+    assert [one.number for one in gather(folder(tmp_path, embed(), record)).candidates] == [0, 2]
 
 
 def test_given_vectors_compete_without_embedding(tmp_path):
@@ -164,6 +184,44 @@ def test_per_query_scores_come_along(tmp_path):
     recalls = np.linspace(0, 1, 300)
     field = gather(folder(tmp_path, embed(), search(samples={"recall_0": recalls})))
     assert field.candidates[0].scores["recall"] == pytest.approx(recalls)
+
+
+def test_a_folder_of_embed_cells_alone_says_what_is_missing(tmp_path):
+    with pytest.raises(DataError, match="no search cell was measured, and a choice is of a model and an index"):
+        gather(folder(tmp_path, embed("e0"), embed("e1", model="other")))
+
+
+@pytest.mark.parametrize("asked", [{}, {"dataset": "texts"}, {"machine": "0"}])
+def test_a_folder_of_random_weights_alone_says_that_they_never_compete(tmp_path, asked):
+    random = {"about": {"weights": "random"}}
+    with pytest.raises(DataError, match="search milvus_lite/hnsw on small vectors: random weights"):
+        gather(folder(tmp_path, embed(**random), search(**random)), **asked)
+
+
+@pytest.mark.parametrize("damaged", ["e0", "s0"])
+@pytest.mark.parametrize("how", ["cut short", "rubbish", "empty", "gone"])
+def test_damaged_samples_leave_latencies_unknown_and_say_so(tmp_path, damaged, how):
+    found = folder(tmp_path, embed("e0"), embed("e1", model="other"), search("s0"), search("s1", model="other"))
+    (file,) = (found / "records").glob(f"{damaged}-*.npz")
+    content = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes({"cut short": content[: len(content) // 2], "rubbish": b"x" * 99, "empty": b""}[how])
+    field = gather(found)
+    latency = {one.search.key: one.figures["latency_p50_s"] for one in field.candidates}
+    assert latency["s1"].value is not None
+    assert latency["s0"].value is None
+    assert latency["s0"].reason == f"the samples of the {'embed' if damaged == 'e0' else 'search'} cell are not there"
+    assert ("its samples cannot be read" in why(field)) == (how != "gone")
+
+
+def test_a_damaged_record_is_named_and_the_others_are_chosen_from(tmp_path, caplog):
+    found = folder(tmp_path, embed("e0"), search("s0"), search("s1", index="other"))
+    (file,) = (found / "records").glob("s1-*.json")
+    file.write_text(file.read_text().replace("hnsw", "HNSW").replace("other", "another"))
+    assert [one.search.key for one in gather(found).candidates] == ["s0"]
+    assert f"{file} left out: its checksum does not fit" in caplog.text
 
 
 def test_a_folder_without_records_is_an_error(tmp_path):

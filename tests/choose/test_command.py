@@ -1,15 +1,21 @@
 """The command as a person runs it: on results that were really measured, and on stated ones."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 
-from harness.choose.command import decide, run
+from harness.choose.command import Asked, decide, run
 from harness.choose.show import as_json, markdown
 from harness.cli import main
 from harness.errors import SettingsError
 from tests.choose import cells
-from tests.conftest import PLUGINS, QUICK, ROOT
+from tests.conftest import PLUGINS, QUICK, ROOT, own_environment
 
 
 @pytest.fixture
@@ -27,7 +33,7 @@ def folder(tmp_path):
 
 
 def test_the_quickest_that_is_good_enough_is_chosen_and_written_down(folder, capsys):
-    assert run(folder, min_recall=0.95, max_p99="30ms") == 0
+    assert run(folder, Asked(min_recall=0.95, max_p99="30ms")) == 0
     said = capsys.readouterr().out
     assert "take small" in " ".join(said.split())
     body = json.loads((folder / "choice.json").read_text())
@@ -44,8 +50,8 @@ def test_the_quickest_that_is_good_enough_is_chosen_and_written_down(folder, cap
 
 
 def test_quality_chooses_another_than_latency(folder):
-    assert decide(folder, objective="quality").choice.winner.embed.key == "e1"
-    assert decide(folder, objective="latency").choice.winner.embed.key == "e0"
+    assert decide(folder, Asked(objective="quality")).choice.winner.embed.key == "e1"
+    assert decide(folder, Asked(objective="latency")).choice.winner.embed.key == "e0"
 
 
 def test_nothing_that_qualifies_is_exit_code_1_with_the_nearest_miss(folder, capsys):
@@ -75,14 +81,15 @@ def test_a_month_s_cost_is_the_objective_where_it_is_known_for_what(folder, caps
 
 def test_every_mistake_is_told_at_once(folder):
     with pytest.raises(SettingsError) as error:
-        decide(folder, objective="beauty", min_recall=2.0, max_p99="soon", corpus="many", rate=-1.0)
+        decide(folder, Asked(objective="beauty", min_recall=2.0, max_p99="soon", corpus="many", rate=-1.0, k=0))
     text = str(error.value)
     for said in (
         "--objective must be one of latency",
         "--min-recall",
         "--max-p99",
-        "--corpus must be written like",
+        "--corpus must be a whole number in [1, 1e+15] such as 250000",
         "--rate must be",
+        "--k must be a whole number ≥ 1, got 0",
         "add --prices",
     ):
         assert said in text
@@ -91,29 +98,79 @@ def test_every_mistake_is_told_at_once(folder):
 def test_names_from_outside_stay_text(folder):
     record = cells.search("s9", "small", index="<script>|x\n`", latencies=(0.001,))
     cells.folder(folder, record)
-    page = markdown(decide(folder, objective="latency"))
+    page = markdown(decide(folder, Asked(objective="latency")))
     assert "<script>" not in page
     assert "&lt;script&gt;\\|x" in page
-    json.loads(as_json(decide(folder, objective="latency")))
+    json.loads(as_json(decide(folder, Asked(objective="latency"))))
 
 
-def test_a_real_run_is_chosen_from_and_verified_in_one_loop(harness, tmp_path):
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, shared_cache):
+    """Where a quick run over two stores was really made."""
+    here = tmp_path_factory.mktemp("measured")
     job = [word for word in QUICK if not word.startswith(("store=", "index="))]
-    done = harness("-m", *job, "store=exact,faiss", "index=flat")
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "-m", *job, "store=exact,faiss", "index=flat", "--config-dir", str(PLUGINS)],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=own_environment(shared_cache),
+    )
     assert done.returncode == 0, done.stderr
+    return here
+
+
+@pytest.fixture
+def run_of_two(measured, tmp_path):
+    """A copy of its folder."""
+    return shutil.copytree(measured / "results" / "default", tmp_path / "results" / "default")
+
+
+def test_a_real_run_is_chosen_from_and_verified_in_one_loop(harness, run_of_two):
     done = harness("choose", "results/default", "--min-recall", "0.9", "--verify")
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "Real loop, " in said
     assert "there is no template for tests.plugins.parts.HashedWords" in said
-    body = json.loads((tmp_path / "results/default/choice.json").read_text())
+    body = json.loads((run_of_two / "choice.json").read_text())
     assert len(body["candidates"]) == 2
     assert sum("Real loop" in note for note in body["notes"]) == 4
-    kinds = {json.loads(path.read_text())["kind"] for path in (tmp_path / "results/default/records").glob("*.json")}
+    kinds = {json.loads(path.read_text())["kind"] for path in (run_of_two / "records").glob("*.json")}
     assert kinds == {"embed", "search", "serve"}
     again = harness("choose", "results/default", "--min-recall", "0.9", "--verify")
     assert again.returncode == 0
-    assert len(list((tmp_path / "results/default/records").glob("*.json"))) == 5, "what was verified is not measured again"
+    assert len(list((run_of_two / "records").glob("*.json"))) == 5, "what was verified is not measured again"
     assert harness("report", "results/default", plugins=False).returncode == 0
     assert harness("choose", "results/default", "--max-p99", "1s").returncode == 1, "20 requests support no p99"
-    assert PLUGINS.exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_of_a_verification_that_was_stopped_remains(harness, run_of_two, shared_cache, tmp_path, how):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    own = {"TMPDIR": str(temporary)}
+    stopped = subprocess.Popen(
+        [sys.executable, "-m", "harness", "choose", "results/default", "--verify", "--config-dir", str(PLUGINS)],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=own_environment(shared_cache) | own,
+    )
+    end = time.monotonic() + 120
+    while not list(temporary.glob("harness-run-*/0")):
+        assert time.monotonic() < end, "nothing was measured"
+        assert stopped.poll() is None, stopped.communicate()
+        time.sleep(0.01)
+    family = psutil.Process(stopped.pid).children(recursive=True)
+    stopped.send_signal(how)
+    _, words = stopped.communicate(timeout=60)
+    assert stopped.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143}[how]
+    assert "Traceback" not in words
+    assert psutil.wait_procs(family, timeout=20)[1] == []
+    if how == signal.SIGKILL:
+        assert list(temporary.glob("harness-run-*")), "a killed process clears nothing away"
+        assert harness("choose", "results/default", "--verify", env=own).returncode == 0
+    assert list(temporary.glob("harness-*")) == []

@@ -67,7 +67,7 @@ def test_machines_bear_the_rate_and_one_fewer_would_not(rate, throughput, utilis
 
 
 def test_the_assumptions_name_prices_use_and_machines():
-    words = " ".join(cost.assumptions(PRICES, one(), corpus=1_000_000, rate_per_s=120.0))
+    words = " ".join(cost.assumptions(PRICES, one(), measured=1_000, corpus=1_000_000, rate_per_s=120.0))
     for said in (
         "0.36 EUR a machine",
         "3.6 EUR on top",
@@ -98,10 +98,10 @@ def test_every_mistake_in_a_price_file_is_told(tmp_path):
         "storage_gb_month must be given",
         "utilization is not a price",
         "currency must be a name",
-        "machine_per_hour must be a number ≥ 0, got -1",
-        "accelerator_per_hour must be a number ≥ 0, got 'cheap'",
-        "memory_gb_month must be a number ≥ 0, got True",
-        "utilisation must be a number in (0, 1], got 1.5",
+        "machine_per_hour must be a number in [0, 1e+15], got -1",
+        "accelerator_per_hour must be a number in [0, 1e+15], got 'cheap'",
+        "memory_gb_month must be a number in [0, 1e+15], got True",
+        "utilisation must be a number in [0.001, 1], got 1.5",
     ):
         assert said in text
 
@@ -117,3 +117,11 @@ def test_a_file_that_holds_no_prices_is_refused(tmp_path, text):
 def test_a_price_file_that_is_not_there_is_refused():
     with pytest.raises(SettingsError, match="cannot be read"):
         cost.read(Path("nowhere.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("corpus", "said"), [(1_000_000, "a larger corpus is searched more slowly"), (10, "a smaller corpus is searched more")]
+)
+def test_what_another_corpus_than_the_measured_one_does_to_the_cost_is_said(corpus, said):
+    words = " ".join(cost.assumptions(PRICES, one(), measured=1_000, corpus=corpus, rate_per_s=1.0))
+    assert f"The rate was measured over the 1,000 documents of the results; {said}" in words

@@ -85,3 +85,8 @@ def test_given_vectors_are_searched_as_fast_as_was_measured():
 
 def test_a_rate_that_was_not_kept_is_not_known():
     assert throughput([np.full(20, 0.008)], [])[0].value is None
+
+
+@pytest.mark.parametrize(("embed", "search", "cell"), [([], times(0.002), "embed"), (times(0.01), [], "search"), (None, [], "search")])
+def test_samples_that_are_not_there_are_not_called_too_few(embed, search, cell):
+    assert percentile(embed, search, 0.5)[0].reason == f"the samples of the {cell} cell are not there"

@@ -214,6 +214,67 @@ def test_the_code_for_a_server_is_python_and_sends_its_settings(store):
     assert all("vectors were given" in note for note in notes)
 
 
+@pytest.mark.parametrize("variables", [{"MILVUS_TOKEN": "root:Milvus"}, {"MILVUS_USER": "root", "MILVUS_PASSWORD": "Milvus"}], ids=" ".join)
+def test_the_code_for_a_server_logs_in_by_token_and_by_user_and_password_on_a_real_one(tmp_path, guarded, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    module, _, text = written(chosen("store=milvus", "index=hnsw"), tmp_path)
+    assert "root" not in text
+    client = module.open_store(guarded.uri)
+    try:
+        assert client.has_collection(module.COLLECTION)
+    finally:
+        client.drop_collection(module.COLLECTION)
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "token"),
+    [
+        ({}, ""),
+        ({"T": "t-0123"}, "t-0123"),
+        ({"U": "u-4567", "P": "p-89ab"}, "u-4567:p-89ab"),
+        ({"T": "t-0123", "U": "u-4567", "P": "p-89ab"}, "t-0123"),
+        ({"P": "p-89ab"}, ""),
+    ],
+)
+def test_secrets_come_from_the_variables_that_the_store_names_and_are_never_written(tmp_path, monkeypatch, variables, token):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    one = chosen("store=milvus", "index=hnsw", "store.token_env=T", "store.user_env=U", "store.password_env=P")
+    module, _, text = written(one, tmp_path)
+    assert module.credentials() == token
+    assert not any(secret in text for secret in ("t-0123", "u-4567", "p-89ab"))
+
+
+def test_a_service_is_found_by_its_own_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZILLIZ_ENDPOINT", "https://in01.example.com")
+    monkeypatch.setenv("ZILLIZ_API_KEY", "key")
+    module, _, _ = written(chosen("store=zilliz", "index=autoindex"), tmp_path)
+    assert (module.URI, module.credentials()) == ("https://in01.example.com", "key")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sent"),
+    [
+        (["store.ca_file=ca.pem"], {"server_pem_path": "ca.pem", "ca_pem_path": "ca.pem"}),
+        (
+            ["store.ca_file=ca.pem", "store.client_cert_file=c.pem", "store.client_key_file=k.pem", "store.server_name=milvus"],
+            {"ca_pem_path": "ca.pem", "client_pem_path": "c.pem", "client_key_path": "k.pem", "server_name": "milvus"},
+        ),
+        (["store.database=films"], {"db_name": "films"}),
+    ],
+)
+def test_what_a_connection_needs_is_in_the_code_as_the_store_sends_it(settings, sent):
+    text, _ = production.code(chosen("store=milvus", "index=hnsw", "store.uri=https://x:1", *settings), folder="r", about="t", measured=[])
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "MilvusClient"
+    ]
+    assert {one.arg: one.value.value for one in call.keywords if one.arg != "token"} == sent
+
+
 def test_what_has_no_template_is_said_and_not_guessed():
     text, notes = production.code(chosen("store=exact", "index=flat"), folder="r", about="t", measured=[])
     ast.parse(text)

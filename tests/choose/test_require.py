@@ -1,5 +1,7 @@
 """Constraints hold by the bound of the interval, and what is open is told from what is decided."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,30 +79,53 @@ def test_times_are_read_with_their_unit(text, seconds):
     assert requirements(max_p99=text)[0].limit == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize(("text", "size"), [("16GB", 16e9), ("500MB", 5e8), ("1GiB", 2**30), ("1000", 1000)])
+@pytest.mark.parametrize(("text", "size"), [("16GB", 16e9), ("500mb", 5e8), ("1GiB", 2**30), ("1000B", 1000)])
 def test_sizes_are_read_with_their_unit(text, size):
     assert requirements(max_memory=text)[0].limit == size
 
 
 def test_all_mistakes_are_told_at_once():
     with pytest.raises(SettingsError) as error:
-        requirements(min_recall=95.0, max_p99="20", min_ndcg=0.0, max_memory="many")
+        requirements(min_recall=95.0, max_p99="20", min_ndcg=0.0, max_memory="16")
     assert error.value.violations == (
         "--min-recall must be a number in (0, 1], got 95.0",
         "--min-ndcg must be a number in (0, 1], got 0.0",
-        "--max-p99 must be written like 20ms or 0.5s, got '20'",
-        "--max-memory must be written like 500MB or 16GB, got 'many'",
+        "--max-p99 must be a time such as 20ms or 0.5s, got '20'",
+        "--max-memory must be a size such as 500MB or 16GB, got '16'",
     )
 
 
-@pytest.mark.parametrize(("text", "count"), [("10M", 10_000_000), ("1k", 1000), ("1B", 10**9), ("2.5M", 2_500_000), ("1,500", 1500)])
+@pytest.mark.parametrize(("text", "wrong"), [("0ms", "greater than 0"), ("-5ms", "a time"), ("20 m", "a time"), ("nan", "a time")])
+def test_a_time_that_is_none_is_refused(text, wrong):
+    with pytest.raises(SettingsError, match=f"--max-p99 must be {wrong}"):
+        requirements(max_p99=text)
+
+
+def test_a_score_is_shown_with_all_its_digits():
+    (asked,) = requirements(min_recall=0.99999999)
+    assert asked.judge(share(0.9999, 0.999, 0.99999)).words.endswith("< 0.99999999")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("10M", 10_000_000),
+        ("10m", 10_000_000),
+        ("1k", 1000),
+        ("1B", 10**9),
+        ("2.5M", 2_500_000),
+        ("0.7M", 700_000),
+        ("1,500", 1500),
+        ("1_500_000", 1_500_000),
+    ],
+)
 def test_counts_are_read(text, count):
     assert number_of(text, "--corpus") == count
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1", "1e6", "10 Mio", "0"])
+@pytest.mark.parametrize("text", ["", "M", "-1", "1e6", "10 Mio", "0", "0.4", "1.5", "0.0001k", "1,5M", "15,00", "10000000B", "9" * 400])
 def test_a_count_that_is_none_is_refused(text):
-    with pytest.raises(SettingsError, match="--corpus must be written like"):
+    with pytest.raises(SettingsError, match=re.escape("--corpus must be a whole number in [1, 1e+15] such as 250000, 10M or 1B, got")):
         number_of(text, "--corpus")
 
 

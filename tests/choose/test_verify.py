@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from harness.choose import verify
 from harness.choose.candidates import PERCENTILES, gather
 from harness.cli import main
-from harness.errors import HarnessError
+from harness.fingerprint import digest
+from harness.records import write
 from harness.summary import percentile
 from tests.choose import cells
 
@@ -42,11 +42,44 @@ def test_what_cannot_be_measured_again_is_an_error_after_the_choice_is_written(t
     assert main(["choose", str(folder), "--verify"]) == 1
     said = capsys.readouterr()
     assert "no manifest in" in said.err
-    assert "Not verified in a real loop." in said.out
+    assert "Not verified in a real loop: small · hnsw · ef=64." in said.out
     assert json.loads((folder / "choice.json").read_text())["winner"] == "e0+s0.0"
 
 
 def test_given_vectors_have_no_loop(tmp_path):
     one = gather(cells.folder(tmp_path, cells.search(about={"weights": "given"}))).candidates[0]
-    with pytest.raises(HarnessError, match="no query to embed"):
-        verify.verified(tmp_path, [one])
+    (words,), failed = verify.verified(tmp_path, [one])
+    assert words == f"Not verified in a real loop: {one.name}."
+    assert "no query to embed" in str(failed)
+
+
+def test_what_cannot_be_verified_does_not_take_away_what_was(tmp_path):
+    folder = cells.folder(
+        tmp_path, cells.embed(), cells.search(points=(cells.point(16), cells.point(64, concurrency=4)), latencies=(0.002, 0.002))
+    )
+    alone, beside = gather(folder).candidates
+    real = [np.sort(a + b) for a, b in zip(cells.times(0.01, seed=1), cells.times(0.002, seed=2), strict=True)]
+    figures = {f"serve_{name}": percentile(real, q) for name, q in PERCENTILES.items()}
+    samples = {f"serve_s_{i}": one for i, one in enumerate(real)}
+    key = digest(verify.loop_settings(alone))[:20]
+    write(replace(alone.search, kind="serve", key=key, metrics=figures, points=(), samples=samples), folder)
+    words, failed = verify.verified(folder, [alone, beside])
+    assert [one.partition(",")[0] for one in words[:2]] == ["Real loop"] * 2
+    assert words[2] == f"Not verified in a real loop: {beside.name}."
+    assert "under another load" in str(failed)
+
+
+def test_a_damaged_manifest_is_passed_over(tmp_path, capsys):
+    folder = cells.folder(tmp_path, cells.embed(), cells.search())
+    (folder / "manifests").mkdir()
+    (folder / "manifests" / "x.json").write_text('{"jobs": [')
+    assert main(["choose", str(folder), "--verify"]) == 1
+    assert "no manifest in" in capsys.readouterr().err
+
+
+def test_nothing_is_measured_where_nothing_qualifies(tmp_path, capsys):
+    folder = cells.folder(tmp_path, cells.embed(), cells.search())
+    assert main(["choose", str(folder), "--verify", "--min-recall", "0.999"]) == 1
+    said = capsys.readouterr()
+    assert "measuring" not in said.out + said.err
+    assert "manifest" not in said.err
