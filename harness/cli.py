@@ -42,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = ("plan", "report", "list", "doctor", "choose", "cache", "merge", "gate", "compare", "project")
+COMMANDS = ("plan", "report", "list", "doctor", "choose", "cache", "merge", "gate", "compare", "project", "scaling")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -236,6 +236,23 @@ def project(
     from harness.project import run
 
     raise typer.Exit(run(folder, corpus=corpus, min_recall=min_recall))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def scaling(
+    context: typer.Context,
+    workers: Annotated[str, typer.Option(help="Numbers of workers, such as 1,2,4.")] = "1,2",
+    repeats: Annotated[int, typer.Option(help="Rounds, each of which measures every number of workers once.")] = 3,
+    items: Annotated[int | None, typer.Option(help="Documents to embed; all of the corpus by default.")] = None,
+) -> None:
+    """Measure what more workers gain when a corpus is embedded by engine=ray: documents a second and scaling efficiency."""
+    from harness.scaling import run
+
+    overrides, multirun, folders, flags = _split(context.args)
+    if flags or multirun:
+        raise SettingsError(f"{(flags or ['-m'])[0]} is not an option of scaling")
+    signal.signal(signal.SIGTERM, _terminate)
+    run(overrides, workers=workers, repeats=repeats, items=items, config_dirs=folders)
 
 
 @app.command()

@@ -274,17 +274,22 @@ class Engine:
         found = cache.sound("vectors", cell.recipe)
         if found is not None:
             return found
-        spec = self._fetch(cell)
+        shards = cache.shelf("shards", cell.recipe)
+        spec = {**self._fetch(cell), "engine": dict(cell.job.nodes["engine"]), "shards": str(shards)}
         timeout_s = max(cell.job.timeout_s, 20 * self._plan.estimates.get(cell.recipe, 0.0))
 
         def make(folder: Path) -> None:
             self._servers(cell)[0].run("harness.vectors:make_vectors", spec, folder, timeout_s=timeout_s, report=self._progress.stage)
 
         try:
-            return cache.get("vectors", cell.recipe, make)
+            found = cache.get("vectors", cell.recipe, make)
         except HarnessError as error:
             self._failed_recipes[cell.recipe] = error
+            if not any(path.is_dir() for path in shards.glob("*")):  # nothing for the next run to go on from
+                shutil.rmtree(shards, ignore_errors=True)
             raise
+        shutil.rmtree(shards, ignore_errors=True)
+        return found
 
     def _truth(self, cell: Cell, vectors: Path, below: int | None) -> Path:
         content = json.loads((vectors / "vectors.json").read_text())["fingerprint"]
@@ -399,6 +404,7 @@ class Engine:
                 "queries": len(data.queries),
                 "dim": cell.job.model.dim,
                 "vectors_fingerprint": details.get("fingerprint"),
+                "vectors_made_by": details.get("made_by"),
                 **{f"about_{name}": value for name, value in data.labels.items()},
             },
             model={

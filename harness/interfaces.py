@@ -11,7 +11,7 @@ every YAML can be built with no download, GPU or server. ``load()`` and ``open()
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -317,6 +317,84 @@ class Index(Protocol):
 
     def knob_range(self, *, rows: int, dim: int, k: int) -> tuple[int, int] | None:
         """The knob's lowest and highest sensible value for such a corpus, recall rising in between; None if there is no knob."""
+# --------------------------------------------------------------------------------- whole corpora
+
+
+@dataclass(frozen=True)
+class Part:
+    """Vectors of some documents of a corpus."""
+
+    numbers: Sequence[int]
+    """Which documents."""
+    vectors: Vectors
+    """Shape (n, dim), row i being document ``numbers[i]``."""
+    truncated: int = 0
+    """How many of them were cut to the model's longest input."""
+
+
+class CorpusWork(Protocol):
+    """The documents of one corpus and the model that embeds them, as an engine is handed it."""
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """All documents in the order in which they are embedded; from the first on, each `batch_size` of them are one batch."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def dim(self) -> int:
+        """Of the vectors."""
+
+    def start(self) -> Any:
+        """Load the model, unless it is loaded; `embed` does so too."""
+
+    def embed(self, numbers: Sequence[int]) -> Iterator[Part]:
+        """Yield the vectors of some documents, batch by batch in their order; these are to be whole batches of `numbers`."""
+
+    def release(self) -> None:
+        """Let go of the model in this process, where others will do the work."""
+
+    def elsewhere(self, device: str) -> CorpusWork:
+        """Return the same for another process, small enough to be sent, which loads the model onto `device` there."""
+
+
+@runtime_checkable
+class CorpusEngine(Protocol):
+    """Who takes the documents of a corpus through a model: this process, or workers here and on other machines.
+
+    A batch holds the same documents whoever takes it, so that the engine is no part of what the vectors are; the record says who it was.
+    """
+
+    def violations(self, *, device: str) -> list[str]:
+        """What is missing on this machine for it to work, one sentence each. Quick: it is asked whenever a plan is made."""
+
+    def embed(
+        self, work: CorpusWork, keep: Callable[[Part], None], *, device: str, shards: Path, told: Callable[[int], None]
+    ) -> Mapping[str, Any]:
+        """Hand the vectors of every document to `keep`, each once, in any order; returns, as JSON-like data, who made them.
+
+        Parameters
+        ----------
+        work : CorpusWork
+            What is to be done.
+        keep : callable
+            Takes a part and writes it down.
+        device : str
+            Where the model computes, as this process calls it.
+        shards : Path
+            Where the engine may keep what is made, for a run that goes on after this one was killed. The folder is this corpus's own.
+        told : callable
+            Takes the number of documents that are done so far.
+
+        Returns
+        -------
+        mapping
+            ``engine``: its name; ``items`` and ``seconds``: how many documents this call embedded, and in which time, from the first
+            of them on with every model loaded; and what else a reader should know.
+        """
+
+
 
     def at(self, value: int) -> dict[str, int | float]:
         """The search parameters of the operating point with the knob at `value`, the others as they are set."""
@@ -331,8 +409,8 @@ class Ready:
     index_state: str
     detail: str = ""
     times: Mapping[str, float] = field(default_factory=dict)
-    """Seconds that parts of building and getting ready took, by name (``flush``, ``build``, ``compact``, ``load``, ``wait``),
-    where the engine lets them be told apart."""
+    """Seconds that parts of inserting, building and getting ready took, by name (``files``, ``import``, ``flush``, ``build``, ``compact``,
+    ``load``, ``wait``), where the engine lets them be told apart."""
 
 
 @runtime_checkable

@@ -29,13 +29,27 @@ from harness import devices
 from harness.build import build
 from harness.errors import DataError, SettingsError, UnsupportedError
 from harness.fingerprint import usable_cores
-from harness.interfaces import PARTS, Attention, Changeable, Dataset, Dtype, Index, Metric, Model, Served, Store, VectorType, modalities
+from harness.interfaces import (
+    PARTS,
+    Attention,
+    Changeable,
+    CorpusEngine,
+    Dataset,
+    Dtype,
+    Index,
+    Metric,
+    Model,
+    Served,
+    Store,
+    VectorType,
+    modalities,
+)
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE.parent / "conf" if (_HERE.parent / "conf" / "config.yaml").exists() else _HERE / "conf"
 """The shipped configuration: beside the package in a checkout, inside it in a wheel."""
 
-GROUPS = ("model", "dataset", "store", "index", "workload")
+GROUPS = ("model", "dataset", "store", "index", "workload", "engine")
 
 
 @dataclass(frozen=True)
@@ -399,6 +413,7 @@ def _checked(plain: Mapping[str, Any], choices: dict[str, str], overrides: tuple
         unsupported += error.violations if not served else []
     except SettingsError as error:
         wrong += error.violations
+    wrong += _engine_violations(plain["engine"], device, build)
     unsupported += _not_the_services(plain, choices["model"]) if served else []
     cannot_embed = bool(unsupported)
     name = str(plain["name"])
@@ -496,6 +511,15 @@ def _checked(plain: Mapping[str, Any], choices: dict[str, str], overrides: tuple
         cannot_embed=cannot_embed,
         **values,
     )
+
+
+def _engine_violations(node: Mapping[str, Any], device: str, build: Callable[..., Any]) -> list[str]:
+    """Return what is wrong with who makes the vectors of a corpus, or missing for it."""
+    try:
+        engine: CorpusEngine = build(node, key="engine")
+    except SettingsError as error:
+        return list(error.violations)
+    return engine.violations(device=device)
 
 
 def _not_changeable(store: Store, name: str) -> list[str]:

@@ -9,87 +9,110 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.audit import AUDITED, audit
-from harness.data import Batches, open_data
+from harness.build import build
+from harness.corpus import Corpus, canonical_batches, crew_for, embedded, of_role
 from harness.datasets.decode import decode
-from harness.embed_cell import load
-from harness.errors import AuditError
+from harness.errors import AuditError, DataError
 from harness.groundtruth import exact_neighbours
-from harness.inputs import bytes_of, bytes_of_items
-from harness.interfaces import Data, Ids, Item, Metric, Modality, Model, Prepared, Role, Vectors
+from harness.interfaces import CorpusEngine, Ids, Metric, Part, Vectors
 from harness.metrics.recall import recall_at_k
 from harness.metrics.similarity import Neighbours, scores_of
-from harness.pipeline import crew, prepared_ahead
 from harness.replicate import Report
 
-CANONICAL_BATCH: Mapping[Modality, int] = {"text": 32, "image": 32, "audio": 8, "video": 1}
-"""Batch size of the canonical pass; large enough to be quick anywhere, small enough for any memory: a film can take a gigabyte."""
+HERE: Mapping[str, Any] = {"_target_": "harness.corpus.OneProcess"}
+"""The engine where none is named."""
 
 
 def make_vectors(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
-    """Embed corpus and queries of a dataset into ``corpus.npy``, ``queries.npy`` and ``vectors.json`` in `folder`."""
-    data = open_data(Path(spec["data"]))
-    model, info = load(spec)
+    """Embed corpus and queries of a dataset into ``corpus.npy``, ``queries.npy`` and ``vectors.json`` in `folder`.
+
+    Parameters
+    ----------
+    spec : mapping
+        What a process that uses the model is told (`harness.cells.embed_spec`); besides, where there is one, ``engine``: who embeds the
+        corpus, and ``shards``: the folder where what that engine keeps for a later run outlasts this one.
+    """
+    engine: CorpusEngine = build(spec.get("engine", HERE), key="engine")
+    corpus = Corpus(spec)
+    data = corpus.data
+    documents, asked = len(data.corpus), len(data.queries)
+    total = documents + asked
+
+    def told(already: int) -> Callable[[int], None]:
+        return lambda done: report("vectors", (already + done) / total, total)
+
+    about = _queries(corpus, spec, folder / "queries.npy", told(0))
+    kept = truncated = 0
+    with _rows(folder / "corpus.npy", documents, corpus.dim) as write:
+
+        def keep(part: Part) -> None:
+            nonlocal kept, truncated
+            write(part)
+            kept += len(part.numbers)
+            truncated += part.truncated
+
+        shards = Path(spec.get("shards", folder / "shards"))
+        made_by = engine.embed(corpus, keep, device=spec["device"], shards=shards, told=told(asked))
+    shutil.rmtree(folder / "shards", ignore_errors=True)
+    if kept != documents:
+        raise DataError(f"engine={made_by.get('engine')} handed over {kept} vectors of {documents} documents")
+    body = {
+        **about,
+        "fingerprint": _content_hash(folder / "corpus.npy", folder / "queries.npy"),
+        "truncated_share": truncated / documents,
+        "made_by": dict(made_by),
+    }
+    (folder / "vectors.json").write_text(json.dumps(body))
+
+
+def _queries(corpus: Corpus, spec: Mapping[str, Any], path: Path, told: Callable[[int], None]) -> dict[str, Any]:
+    """Audit the model and embed the queries in this process; returns what is known of the model, and holds it no longer."""
+    data, device = corpus.data, spec["device"]
+    model, info = corpus.start()
     items = [decode(data.modality, item) for item in data.corpus[: AUDITED[data.modality]]]
     asked = [decode(data.query_modality, item) for item in data.queries[: AUDITED[data.query_modality]]]
     caveats = audit(model, info, items, asked=spec["dtype"])
     if len(asked) > 1:
         caveats += [caveat for caveat in audit(model, info, asked, asked=spec["dtype"], role="query") if caveat not in caveats]
-    documents, device = len(data.corpus), spec["device"]
-    total = documents + len(data.queries)
-
-    def progress(already: int) -> Callable[[int], None]:
-        return lambda done: report("vectors", (already + done) / total, total)
-
-    truncated = _write(model, data, "document", device, folder / "corpus.npy", progress(0))
-    _write(model, data, "query", device, folder / "queries.npy", progress(documents))
-    body = {
+    batches = canonical_batches(of_role(data, "query"))
+    done = 0
+    with _rows(path, len(data.queries), model.dim) as write:
+        for part in embedded(model, batches, "query", crew_for(model, batches, "query", device)):
+            write(part)
+            done += len(part.numbers)
+            told(done)
+    return {
         "info": {**asdict(info), "weights_fingerprint": model.fingerprint()},
-        "fingerprint": _content_hash(folder / "corpus.npy", folder / "queries.npy"),
-        "truncated_share": truncated / documents,
         "caveats": [[caveat.code, caveat.text] for caveat in caveats],
     }
-    (folder / "vectors.json").write_text(json.dumps(body))
 
 
-def _write(model: Model, data: Data, role: Role, device: str, path: Path, progress: Callable[[int], None]) -> int:
-    """Embed all items of one role into a file, row i being item i; returns how many were truncated.
+@contextmanager
+def _rows(path: Path, count: int, dim: int) -> Iterator[Callable[[Part], None]]:
+    """Yield what writes vectors into a file of `count` rows, row i being item i.
 
-    The rows are written where they belong, in the order in which the batches come: neither all vectors nor a map of their file are
-    ever in memory.
+    The rows are written where they belong, in the order in which they come: neither all vectors nor a map of their file are ever in memory.
     """
-    items, modality = (data.corpus, data.modality) if role == "document" else (data.queries, data.query_modality)
-    rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(items), model.dim))
+    rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, dim))
     first, row_bytes = rows.offset, rows.strides[0]
     del rows  # that made the file
-    batches = Batches.of(replace(data, corpus=items, modality=modality), range(len(items)), CANONICAL_BATCH[modality])
+    with path.open("r+b") as file:
 
-    def decoded(numbers: list[int]) -> list[Item]:
-        return [decode(modality, items[i]) for i in numbers]
-
-    def prepare(numbers: list[int]) -> Prepared:
-        return model.prepare(decoded(numbers), role=role)
-
-    first_batch = decoded(next(iter(batches)))
-    how = crew(model, device, batch_bytes=max(bytes_of_items(first_batch), bytes_of(model.prepare(first_batch, role=role))))
-    del first_batch
-    done = truncated = 0
-    with path.open("r+b") as file, prepared_ahead(prepare, batches, how) as stream:
-        for numbers, prepared in zip(batches, stream, strict=True):
-            found = model.finish(model.forward(model.transfer(prepared)))
-            for number, row in zip(numbers, found, strict=True):
+        def write(part: Part) -> None:
+            for number, row in zip(part.numbers, part.vectors, strict=True):
                 os.pwrite(file.fileno(), row.tobytes(), first + number * row_bytes)
-            truncated += prepared.truncated
-            done += len(numbers)
-            progress(done)
-    return truncated
+
+        yield write
 
 
 def _content_hash(*paths: Path) -> str:

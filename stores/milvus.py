@@ -43,8 +43,8 @@ from numpy.typing import NDArray
 from harness.errors import SettingsError, StoreError, StoreTimeoutError
 from harness.interfaces import Ids, Index, Metric, Ready, VectorType, part_of
 from stores.index import HNSW
-from stores.milvus_bulk import BulkImport
 from stores.milvus_bulk import ROWS as BULK_ROWS
+from stores.milvus_bulk import BulkImport
 from stores.milvus_connection import Connection, status
 from stores.milvus_ledger import Note, left_behind
 from stores.milvus_params import BINARY_FAMILIES, index_type, metric_type, milvus_params

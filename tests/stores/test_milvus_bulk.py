@@ -135,6 +135,6 @@ def test_an_import_needs_its_folder_and_a_folder_an_import():
     for settings in ({"insert_by": "bulk_import"}, {"bulk_folder": "/data"}):
         with pytest.raises(SettingsError, match="go together"):
             Milvus(**settings)
-    with pytest.raises(SettingsError, match="store.insert_by must be one of requests, bulk_import, got 'bulk'"):
+    with pytest.raises(SettingsError, match=r"store\.insert_by must be one of requests, bulk_import, got 'bulk'"):
         MilvusLocal(insert_by="bulk")
     assert MilvusLocal().largest_insert == 1_000

@@ -1,0 +1,239 @@
+"""``python -m harness scaling``: what more workers gain when a corpus is embedded by an engine that has workers.
+
+The same documents are embedded with each number of workers, several times, in fresh processes and in an order that is shuffled anew in
+every round, so that a drift of the machine hits all alike. Each number becomes a record of kind ``corpus``: documents a second, and the
+scaling efficiency, which is the rate with n workers by n times the rate with one *of the same round*. A worker has as many threads
+whatever the number of workers, and shards of the same size.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness import fingerprint, machine_lock
+from harness.cells import Cell, embed_spec, environment
+from harness.data import open_data
+from harness.errors import SettingsError
+from harness.plan import make_plan
+from harness.progress import Progress, console
+from harness.records import SCHEMA_VERSION, Measured, Record, now, write
+from harness.replicate import Replicate
+from harness.report.units import interval, number
+from harness.statistics import over_processes
+from harness.summary import measured
+from harness.workspace import workspace
+
+log = logging.getLogger(__name__)
+
+TASK = "harness.corpus_cell:measure"
+SHARDS_EACH = 8
+"""Shards for each of the most workers, at least: at the end workers wait for the one with the last shard, half a shard on average."""
+
+
+def run(
+    overrides: Sequence[str], *, workers: str = "1,2", repeats: int = 3, items: int | None = None, config_dirs: Sequence[str] = ()
+) -> list[Record]:
+    """Measure, write and show what some overrides ask for.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        As for a run; the engine has to be one with workers, such as ``engine=ray``.
+    workers : str
+        Numbers of workers, a comma between them; 1 is always among them.
+    repeats : int
+        Rounds, 2 at least.
+    items : int, optional
+        Documents to embed; None for all.
+
+    Raises
+    ------
+    harness.errors.HarnessError
+        When something asked for cannot be, or a worker fails.
+    """
+    counts = _counts(workers)
+    if repeats < 2:
+        raise SettingsError(f"--repeats must be a whole number of at least 2, got {repeats}: one measurement has no interval")
+    planned = make_plan(overrides, multirun=False, config_dirs=config_dirs).jobs[0]
+    cell, job = planned.embed, planned.job
+    node = job.nodes["engine"]
+    if not {"workers", "threads", "shard_items"} <= set(node):
+        raise SettingsError(f"engine={job.choices['engine']} has no workers to be counted; use engine=ray")
+    if job.dataset.modality == "vectors":
+        raise SettingsError(f"dataset={job.choices['dataset']} holds vectors: there is nothing to embed")
+    items = planned.documents if items is None else items
+    if not 1 <= items <= planned.documents:
+        raise SettingsError(f"--items must be in [1, {planned.documents}], got {items}")
+    settings = {
+        "items": items,
+        "repeats": repeats,
+        "threads_each": node["threads"] or max(1, job.threads // max(counts)),
+        "shard_items": max(1, min(node["shard_items"], items // (SHARDS_EACH * max(counts)))),
+    }
+    started_at, began = now(), time.monotonic()
+    rounds = _rounds(cell, node, counts, settings)
+    records = _records(cell, node, rounds, settings, started_at=started_at, duration_s=time.monotonic() - began)
+    for record in records:
+        write(record, job.folder)
+    _show(records, Console())
+    return records
+
+
+def _counts(words: str) -> list[int]:
+    parts = [part.strip() for part in words.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts) or len(set(parts)) < len(parts):
+        raise SettingsError(f"--workers must be different whole numbers with a comma between them, such as 1,2,4, got {words!r}")
+    return sorted({1, *map(int, parts)})
+
+
+def _rounds(cell: Cell, node: Mapping[str, Any], counts: Sequence[int], settings: Mapping[str, Any]) -> dict[int, list[Mapping[str, Any]]]:
+    """Return what each number of workers came to in each round."""
+    job = cell.job
+    order, shuffle = list(counts), random.Random(job.seed)
+    found: dict[int, list[Mapping[str, Any]]] = {count: [] for count in counts}
+    engine = {**node, "threads": settings["threads_each"], "shard_items": settings["shard_items"]}
+    spec = {**embed_spec(cell), "weights": asdict(job.model.fetch(cell.weights)), "items": settings["items"]}
+    with Progress(0.0, console())() as progress, workspace() as folder:
+
+        def waiting() -> None:
+            progress.start("waiting for another run on this machine", 0.0)
+
+        with (
+            machine_lock.timed(job.exclusive, str(cell.labels["device"] or "cpu"), waiting=waiting),
+            closing(Replicate(environment=environment(settings["threads_each"]))) as server,
+        ):
+            for _ in range(settings["repeats"]):
+                shuffle.shuffle(order)
+                for count in order:
+                    progress.start(f"{settings['items']} documents with {count} worker{'s' * (count > 1)}", 0.0)
+                    own = folder / f"{len(found[count])}-{count}"
+                    own.mkdir()
+                    told = {**spec, "engine": {**engine, "workers": count}}
+                    server.run(TASK, told, own, timeout_s=job.timeout_s, report=progress.stage)
+                    found[count].append(json.loads((own / "result.json").read_text()))
+                    shutil.rmtree(own, ignore_errors=True)
+                    progress.done("measured")
+    return found
+
+
+def _records(
+    cell: Cell,
+    node: Mapping[str, Any],
+    rounds: Mapping[int, Sequence[Mapping[str, Any]]],
+    settings: Mapping[str, Any],
+    *,
+    started_at: str,
+    duration_s: float,
+) -> list[Record]:
+    job, data = cell.job, open_data(cell.data_folder)
+    rates = {count: [one["items"] / one["seconds"] for one in found] for count, found in rounds.items()}
+    module = str(node["_target_"]).rpartition(".")[0]
+    found = []
+    for count, each in rates.items():
+        machines = max(one["machines"] for one in rounds[count])
+        about = {name: cell.settings[name] for name in ("model", "dtype", "attention", "compile", "weights", "data", "device")}
+        asked = {**about, **settings, "seed": job.seed, "engine": {**node, "workers": count}, "workers": count}
+        parts = {
+            "schema": SCHEMA_VERSION,
+            "kind": "corpus",
+            "settings": asked,
+            "source": fingerprint.source_of(["harness.corpus_cell", module]),
+            "versions": fingerprint.versions_used_by(["harness.corpus_cell", module]),
+            "machine": cell.parts["machine"],
+        }
+        found.append(
+            Record(
+                kind="corpus",
+                key=fingerprint.digest(parts)[:20],
+                status="ok",
+                error=None,
+                settings=asked,
+                labels=cell.labels,
+                data={
+                    "name": data.name,
+                    "modality": data.modality,
+                    "fingerprint": data.fingerprint,
+                    "corpus": len(data.corpus),
+                    "queries": len(data.queries),
+                    "dim": job.model.dim,
+                },
+                model={
+                    "weights": cell.weights.kind,
+                    "source": cell.weights.source,
+                    "revision": cell.weights.revision,
+                    "note": cell.weights.note,
+                    "weights_fingerprint": cell.weights.fingerprint,
+                    "dtype": job.dtype,
+                    "parameters": None,
+                },
+                environment={
+                    "fingerprint": fingerprint.digest(cell.parts["machine"])[:12],
+                    "machine": cell.parts["machine"],
+                    "versions": parts["versions"],
+                    "source": parts["source"],
+                    "commit": fingerprint.commit(),
+                    "made_by": list(rounds[count]),
+                },
+                metrics={
+                    "corpus_per_s": measured(over_processes(each), "items/s", "higher"),
+                    "scaling_efficiency": _efficiency(count, each, rates[1]),
+                },
+                caveats=_caveats(count, machines, job.threads, settings["threads_each"]),
+                started_at=started_at,
+                duration_s=duration_s,
+                samples={"corpus_per_s": each},
+            )
+        )
+    return found
+
+
+def _efficiency(count: int, rates: Sequence[float], alone: Sequence[float]) -> Measured:
+    """Return the rate of some workers by that of as many single ones, round by round."""
+    if count == 1:
+        return Measured(1.0, "ratio", "higher", n=len(rates), reason="one worker is what the others are compared with")
+    return measured(over_processes([rate / (count * one) for rate, one in zip(rates, alone, strict=True)]), "ratio", "higher")
+
+
+def _caveats(count: int, machines: int, threads: int, threads_each: int) -> tuple[tuple[str, str], ...]:
+    if count <= machines:
+        return ()
+    text = (
+        f"{count} workers of {threads_each} threads shared {machines} machine{'s' * (machines > 1)}: its memory, its clock speed and what "
+        "else runs on it, so this is not what as many machines reach; nor is their network in it."
+    )
+    if machines == 1 and count * threads_each > threads:
+        text += f" They had {count * threads_each} threads on {threads} cores, which cannot scale; set engine.threads lower."
+    return (("workers_share_a_machine", text),)
+
+
+def _show(records: Sequence[Record], out: Console) -> None:
+    first = records[0]
+    table = Table(
+        title=f"{first.labels['model']}: {first.settings['items']} documents, {first.settings['threads_each']} threads a worker",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 2),
+    )
+    for heading in ("workers", "documents/s", "scaling efficiency", "rounds"):
+        table.add_column(heading, justify="right")
+    for record in records:
+        cells = []
+        for name in ("corpus_per_s", "scaling_efficiency"):
+            figure = record.metrics[name]
+            cells.append(f"{number(name, figure.value)} {interval(name, figure.value, figure.lo, figure.hi)}".strip())
+        table.add_row(str(record.settings["workers"]), *cells, str(record.metrics["corpus_per_s"].n))
+    out.print(table)
+    for code, text in dict.fromkeys(caveat for record in records for caveat in record.caveats):
+        out.print(f"{code}: {text}", highlight=False, soft_wrap=True)

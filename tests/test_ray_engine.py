@@ -1,0 +1,280 @@
+"""engine=ray: the vectors of the local engine bit for bit, shards that outlast a kill, and nothing of Ray left behind.
+
+Ray runs where it does in a run: below a measuring process. What needs more starts of it than these few is marked slow.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from harness.errors import CellError, SettingsError
+from harness.interfaces import CorpusEngine
+from harness.ray_engine import RayData
+from harness.replicate import Replicate
+from tests.cells import embed_spec, lay_out
+from tests.conftest import PLUGINS, own_environment
+
+MODEL = "tests.plugins.parts.HashedWords"
+DOCUMENTS, SHARD = 640, 64
+RAY = {"_target_": "harness.ray_engine.RayData", "workers": 2, "shard_items": SHARD, "threads": 1}
+
+needs_ray = pytest.mark.skipif(bool(RayData().violations(device="cpu")), reason="the extra ray is not installed")
+
+
+# -------------------------------------------------------------------------------------- settings, without Ray
+
+
+def test_it_is_a_corpus_engine():
+    assert isinstance(RayData(), CorpusEngine)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"workers": 0}, ["engine.workers must be a whole number in [1, 4096], got 0"]),
+        ({"workers": True}, ["engine.workers must be a whole number in [1, 4096], got True"]),
+        ({"shard_items": 2.5, "threads": "4"}, ["engine.shard_items must be", "engine.threads must be"]),
+        ({"address": " "}, ["engine.address must be host:port"]),
+    ],
+)
+def test_settings_out_of_range_are_all_named_at_once(settings, words):
+    with pytest.raises(SettingsError) as raised:
+        RayData(**settings)
+    assert len(raised.value.violations) == len(words)
+    for found, word in zip(raised.value.violations, words, strict=True):
+        assert word in found
+
+
+def test_a_missing_extra_and_a_device_that_workers_cannot_share_are_said_when_a_plan_is_made(monkeypatch):
+    monkeypatch.setattr("harness.ray_engine.find_spec", lambda name: None)
+    missing, device = RayData().violations(device="mps")
+    assert "pip install 'embedding-search-harness[ray]'" in missing
+    assert "device=mps" in device
+
+
+def test_threads_are_shared_out_among_workers_of_this_machine_and_not_among_others(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert RayData(workers=2).threads_each() == 4
+    assert RayData(workers=16).threads_each() == 1
+    assert RayData(workers=2, threads=3).threads_each() == 3
+    assert RayData(workers=2, address="10.0.0.1:6379").threads_each() == 8
+
+
+# ------------------------------------------------------------------------------------------------ with Ray
+
+
+class Seen:
+    """What ran below a process while something was done."""
+
+    def __init__(self, pid):
+        self._server, self._over = psutil.Process(pid), threading.Event()
+        self.processes, self.listening = {}, set()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self):
+        while not self._over.wait(0.1):
+            for process in self._server.children(recursive=True):
+                try:
+                    self.processes.setdefault(process.pid, (process, " ".join(process.cmdline())))
+                    ours = [one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+                    self.listening |= set(ours)
+                except psutil.Error:
+                    continue
+
+    def alive(self):
+        return [words for process, words in self.processes.values() if _alive(process)]
+
+
+def _alive(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def gone(seen, within_s=20.0):
+    deadline = time.monotonic() + within_s
+    while (left := seen.alive()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not left
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return lay_out(tmp_path_factory.mktemp("ray") / "data", corpus=DOCUMENTS, queries=40)
+
+
+@pytest.fixture
+def server(tmp_path):
+    for name in ("t", "home"):
+        (tmp_path / name).mkdir()
+    found = Replicate(environment={"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "t"), "HOME": str(tmp_path / "home")})
+    yield found
+    found.close()
+
+
+def make(server, data, folder, *, settings=None, engine=RAY, **more):
+    folder.mkdir()
+    spec = embed_spec(data, target=MODEL, settings=settings, **({"engine": engine} if engine else {}), **more)
+    server.run("harness.vectors:make_vectors", spec, folder, timeout_s=120)
+    return json.loads((folder / "vectors.json").read_text())
+
+
+def in_memory(folder):
+    return np.load(folder / "corpus.npy")
+
+
+@needs_ray
+def test_two_workers_make_the_vectors_of_the_local_engine_and_leave_nothing_behind(data, server, tmp_path):
+    here = make(server, data, tmp_path / "here", engine=None)
+    with Seen(server.pid) as seen:
+        there = make(server, data, tmp_path / "there", settings={"slow_s": 0.02})
+    assert there["fingerprint"] == here["fingerprint"]
+    made_by = there["made_by"]
+    assert {name: made_by[name] for name in ("engine", "workers", "threads_each", "shards", "found", "items", "machines")} == {
+        "engine": "ray", "workers": 2, "threads_each": 1, "shards": DOCUMENTS // SHARD, "found": 0, "items": DOCUMENTS, "machines": 1,
+    }  # fmt: skip
+    assert made_by["ray"]
+    assert made_by["seconds"] > DOCUMENTS / 32 * 0.02 / 2, "every batch sleeps, and two at a time"
+    words = [words for _, words in seen.processes.values()]
+    assert any("raylet" in one for one in words), "Ray was seen"
+    assert seen.listening
+    assert {address.removeprefix("::ffff:") for address in seen.listening} <= {"127.0.0.1", "::1"}, "loopback only"
+    assert not (tmp_path / "home" / ".ray").exists(), "Ray left no token in the user's home"
+    assert gone(seen), seen.alive()
+    assert not list((tmp_path / "t").glob("harness-r*")), "Ray's folder goes with it"
+    assert sorted(path.name for path in (tmp_path / "there").glob("*.*")) == ["corpus.npy", "log.txt", "queries.npy", "vectors.json"]
+
+
+@needs_ray
+def test_a_run_that_was_killed_goes_on_and_makes_a_damaged_shard_again(data, server, tmp_path):
+    shelf, folder = tmp_path / "shelf", tmp_path / "first"
+    folder.mkdir()
+    spec = embed_spec(data, target=MODEL, settings={"slow_s": 0.25}, engine=RAY, shards=str(shelf))
+    with Seen(server.pid) as seen:
+        told = []
+
+        def run():
+            try:
+                server.run("harness.vectors:make_vectors", spec, folder, timeout_s=120)
+            except CellError as error:
+                told.append(str(error))
+
+        running = threading.Thread(target=run)
+        running.start()
+        deadline = time.monotonic() + 90
+        while len(list(shelf.glob("*/*.npz"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        (child,) = psutil.Process(server.pid).children()
+        os.kill(child.pid, signal.SIGKILL)
+        running.join(30)
+    assert told
+    assert "SIGKILL" in told[0]
+    assert gone(seen), seen.alive()
+    there = sorted(shelf.glob("*/*.npz"))
+    assert 3 <= len(there) < DOCUMENTS // SHARD
+    there[1].write_bytes(there[1].read_bytes()[:-1] + b"x")
+    again = make(server, data, tmp_path / "second", shards=str(shelf))
+    assert again["made_by"]["found"] == len(there) - 1
+    assert again["made_by"]["items"] == DOCUMENTS - SHARD * (len(there) - 1)
+    assert again["fingerprint"] == make(server, data, tmp_path / "here", engine=None)["fingerprint"]
+    assert not list((tmp_path / "t").glob("harness-r*/ray*"))
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_own_words(data, server, tmp_path):
+    # The driver loads the model too, for the audit; only the workers meet the trouble.
+    with pytest.raises(CellError, match="the weights file is broken"):
+        make(server, data, tmp_path / "made", engine={**RAY, "_target_": "tests.test_ray_engine.Broken"})
+
+
+class Broken(RayData):
+    """Workers get a model that cannot be loaded."""
+
+    def embed(self, work, keep, **how):
+        work._spec["model"]["trouble"] = "load"
+        return super().embed(work, keep, **how)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_its_shard_made_again(data, server, tmp_path):
+    made = make(server, data, tmp_path / "made", engine={**RAY, "_target_": "tests.test_ray_engine.Mortal"})
+    assert made["fingerprint"] == make(server, data, tmp_path / "here", engine=None)["fingerprint"]
+
+
+class Mortal(RayData):
+    """One worker is killed as soon as the first shard is there."""
+
+    def embed(self, work, keep, *, told, **how):
+        killed = []
+
+        def kill_one(done):
+            told(done)
+            if done and not killed:
+                mine = psutil.Process().children(recursive=True)
+                workers = [one for one in mine if "ray::MapWorker" in " ".join(one.cmdline()) or "_Worker" in " ".join(one.cmdline())]
+                assert workers, [one.cmdline() for one in mine]
+                workers[0].kill()
+                killed.append(workers[0].pid)
+
+        about = super().embed(work, keep, told=kill_one, **how)
+        assert killed
+        return about
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_run_by_the_command_line_says_who_made_the_vectors_and_needs_no_other_engine_afterwards(harness, tmp_path):
+    quick = ["model=hashed_words", "dataset=sentences", "store=nothing", "index=flat", "processes=1", "min_duration_s=0.1",
+             "workload.min_requests=20"]  # fmt: skip
+    cache = tmp_path / "cache"
+    for engine in ("ray", "local"):
+        done = harness(*quick, f"engine={engine}", "fresh=true", env={"HARNESS_CACHE": str(cache)})
+        assert done.returncode == 0, done.stderr
+    searches = [record for path in (tmp_path / "results/default/records").glob("*.json")
+                if (record := json.loads(path.read_text()))["kind"] == "search"]  # fmt: skip
+    assert len(searches) == 2
+    assert len({record["key"] for record in searches}) == 1, "the engine is no part of what a cell is"
+    assert {record["data"]["vectors_made_by"]["engine"] for record in searches} == {"ray"}, "the second found them"
+    assert not list((cache / "shards").glob("*/")), "shards go when the vectors are there"
+
+
+@needs_ray
+@pytest.mark.slow
+def test_scaling_is_measured_against_one_worker_of_the_same_round(tmp_path, shared_cache):
+    asked = ["scaling", "engine=ray", "model=hashed_words", "model.slow_s=0.05", "dataset=sentences", "--workers", "2", "--repeats", "3"]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *asked, "--config-dir", str(PLUGINS)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env=own_environment(shared_cache),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    from harness import load_results
+
+    frame = load_results(tmp_path / "results/default")
+    assert list(frame.kind) == ["corpus"] * 2
+    assert list(frame.workers) == [1, 2]
+    one, two = frame.itertuples()
+    assert one.scaling_efficiency == 1.0
+    assert two.scaling_efficiency == pytest.approx(two.corpus_per_s / (2 * one.corpus_per_s), rel=1e-6)
+    assert 0.5 < two.scaling_efficiency < 1.3, "a model that sleeps scales"
+    assert two.scaling_efficiency_lo < two.scaling_efficiency < two.scaling_efficiency_hi
+    assert "workers_share_a_machine" in two.caveats
+    assert two.corpus_per_s_n == 3

@@ -1,0 +1,87 @@
+"""What more workers gain: every number of workers as often, compared with one worker of the same round, and told with what limits it."""
+
+import numpy as np
+import pytest
+
+from harness import load_results, scaling
+from harness.errors import SettingsError
+from harness.records import read_all
+from tests.conftest import PLUGINS
+from tests.plugins.imagined import EXPONENT, SECONDS_AN_ITEM
+
+ASKED = ["model=hashed_words", "dataset=sentences", "engine=imagined", "threads=8"]
+
+
+def run(*overrides, **options):
+    return scaling.run([*ASKED, *overrides], config_dirs=[str(PLUGINS)], **options)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scaling")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("t")))
+        yield folder, run(workers="4,2", repeats=3)
+
+
+def test_each_number_of_workers_and_one_is_a_record_with_its_rate_and_efficiency(records):
+    _, found = records
+    assert [record.settings["workers"] for record in found] == [1, 2, 4]
+    for record in found:
+        workers = record.settings["workers"]
+        assert record.metrics["corpus_per_s"].value == pytest.approx(workers**EXPONENT / SECONDS_AN_ITEM)
+        assert record.metrics["corpus_per_s"].n == 3
+        assert record.metrics["scaling_efficiency"].value == pytest.approx(workers ** (EXPONENT - 1))
+    assert found[0].metrics["scaling_efficiency"].reason
+
+
+def test_workers_have_as_many_threads_and_shards_of_the_same_size_whatever_their_number(records):
+    _, found = records
+    made_by = [one for record in found for one in record.environment["made_by"]]
+    assert len(made_by) == 9
+    assert {one["threads_each"] for one in made_by} == {2}, "8 threads for the most workers, 4"
+    assert {one["shard_items"] for one in made_by} == {120 // (8 * 4)}
+    assert {one["items"] for one in made_by} == {120}
+
+
+def test_workers_of_one_machine_say_that_they_share_it(records):
+    _, found = records
+    assert [dict(record.caveats).keys() for record in found] == [set(), {"workers_share_a_machine"}, {"workers_share_a_machine"}]
+    assert "4 workers of 2 threads shared 1 machine" in dict(found[2].caveats)["workers_share_a_machine"]
+
+
+def test_the_frame_has_a_row_for_each_and_the_records_are_on_disk(records):
+    folder, found = records
+    frame = load_results(folder / "results/default")
+    assert list(frame.kind) == ["corpus"] * 3
+    assert sorted(frame.workers) == [1, 2, 4]
+    assert sorted(frame.key) == sorted(record.key for record in found)
+    assert len(read_all(folder / "results/default")) == 3
+
+
+def test_a_slow_round_does_not_count_as_bad_scaling():
+    """Each round is compared with its own single worker: a machine that halves its speed between rounds changes no ratio."""
+    alone = [100.0, 50.0, 80.0]
+    both = [2 * 0.9 * rate * noise for rate, noise in zip(alone, (1.0, 1.01, 0.99), strict=True)]
+    found = scaling._efficiency(2, both, alone)
+    assert found.value == pytest.approx(0.9 * np.prod([1.0, 1.01, 0.99]) ** (1 / 3))
+    assert found.hi - found.lo < 0.1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "words"),
+    [
+        ([], {"workers": "2,two"}, "--workers must be different whole numbers"),
+        ([], {"workers": "2,2"}, "--workers must be different whole numbers"),
+        ([], {"workers": "0"}, "--workers must be different whole numbers"),
+        ([], {"repeats": 1}, "--repeats must be a whole number of at least 2"),
+        ([], {"items": 121}, "--items must be in"),
+        (["engine=local"], {}, "engine=local has no workers"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(overrides, options, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=words):
+        run(*overrides, **options)
+    assert not (tmp_path / "results").exists()
