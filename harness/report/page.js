@@ -49,10 +49,19 @@ async function begin() {
     for (const curve of data.curves) addCurve(curve);
     const asked = [...new Set((state.get("d") || "").split(","))];
     if (state.get("d")) for (const curve of curves) curve.chosen = asked.filter((anchor) => fits(curve, anchor));
+    // Charts are drawn one by one, with a breath between them, so that the page answers meanwhile.
+    const waiting = [];
+    const drawNext = async () => {
+      await breath();
+      const chart = waiting[0];
+      if (!chart.drawn) drawChart(chart);
+      waiting.shift();
+      if (waiting.length) drawNext();
+    };
     const seen = new IntersectionObserver((entries) => {
       for (const entry of entries) {
         const chart = charts.get(entry.target.id);
-        if (entry.isIntersecting && !chart.drawn) drawChart(chart);
+        if (entry.isIntersecting && !chart.drawn && !waiting.includes(chart) && waiting.push(chart) === 1) drawNext();
       }
     }, { rootMargin: "600px" });
     for (const { place } of charts.values()) seen.observe(place);

@@ -23,7 +23,7 @@ from harness.report.rows import (
     varying,
 )
 from harness.report.tables import is_within
-from harness.report.units import SHOWN, WITHIN, interval, number, plural, scaled
+from harness.report.units import SHOWN, WITHIN, count, interval, number, plural, scaled
 
 Figure = dict[str, Any]
 """``setting`` (what was asked, for a choice among several), ``caption``, ``data`` and ``layout`` as plotly takes them, and the ``height``
@@ -33,6 +33,8 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 DASHES = ("solid", "dash", "dot", "dashdot")
 LINES = 14
 """Lines a picture has at most: two rounds of the colours, each with another dash. The rest is one grey cloud, or left to the table."""
+CLOUD = 500
+"""Points of the cells without a line that a picture shows at most."""
 _CUT = 2.5
 """An interval that reaches further than this factor from the outermost value leaves the picture; the table has its ends."""
 
@@ -69,8 +71,10 @@ class Lines:
 
     own: tuple[str, ...]
     """Keys of the cells that have a line."""
-    rest: tuple[Row, ...]
+    others: tuple[Row, ...]
     """The points of all others."""
+    cloud: tuple[Row, ...]
+    """Those of them that a picture shows: of thousands each so-manyth, since a browser draws every point by itself."""
 
 
 def lines_of(rows: Sequence[Row], section: Section) -> Lines:
@@ -82,7 +86,16 @@ def lines_of(rows: Sequence[Row], section: Section) -> Lines:
         first = set(sorted(keys, key=lambda key: (key not in on, key not in near))[:LINES])
         keys = [key for key in keys if key in first]
     own = set(keys)
-    return Lines(tuple(keys), tuple(row for row in rows if row["key"] not in own))
+    others = [row for row in rows if row["key"] not in own]
+    return Lines(tuple(keys), tuple(others), tuple(others[:: max(1, math.ceil(len(others) / CLOUD))]))
+
+
+def aside(lines: Lines) -> str:
+    """Return what the cloud is, as a sentence of a caption; empty where there is none."""
+    if not lines.cloud:
+        return ""
+    some = f"{count(len(lines.cloud))} of {plural(len(lines.others), 'point')} of " if len(lines.cloud) < len(lines.others) else ""
+    return f"Grey: {some}the cells away from the front, whose numbers are in the table."
 
 
 def line(
@@ -169,19 +182,19 @@ def trace(
     return drawn | {axis: bars for axis, bars in (("error_x", error_x), ("error_y", error_y)) if bars}
 
 
-def cloud(rows: Sequence[Row], *, x: Callable[[Row], float], y: Callable[[Row], float], hover: Callable[[Row], str]) -> list[Figure]:
+def cloud(lines: Lines, *, x: Callable[[Row], float], y: Callable[[Row], float], hover: Callable[[Row], str]) -> list[Figure]:
     """Return the points of the cells that have no line of their own; nothing where there are none."""
-    if not rows:
+    if not lines.cloud:
         return []
     return [
         {
             "type": "scatter",
             "mode": "markers",
-            "name": plural(len({row["key"] for row in rows}), "more cell"),
-            "x": [x(row) for row in rows],
-            "y": [y(row) for row in rows],
-            "text": [hover(row) for row in rows],
-            "customdata": [anchor(row) for row in rows],
+            "name": plural(len({row["key"] for row in lines.others}), "more cell"),
+            "x": [x(row) for row in lines.cloud],
+            "y": [y(row) for row in lines.cloud],
+            "text": [hover(row) for row in lines.cloud],
+            "customdata": [anchor(row) for row in lines.cloud],
             "hovertemplate": "%{text}<extra></extra>",
             "marker": {"size": 6, "symbol": "circle-open"},
             "meta": {"colour": "aside"},

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.report.axis import RecallAxis, log_layout
-from harness.report.figures.parts import BANDS, LATENCIES, Figure, Named, cloud, errors, escape, hover_of, line, lines_of, range_of, trace
+from harness.report.figures.parts import (
+    BANDS,
+    LATENCIES,
+    Figure,
+    Named,
+    aside,
+    cloud,
+    errors,
+    escape,
+    hover_of,
+    line,
+    lines_of,
+    range_of,
+    trace,
+)
 from harness.report.rows import CELL, COMPARED, INDEX, SEARCH, SETTING, Row, Section, compared, front, is_random, label, varying
 from harness.report.units import SHOWN, scaled
 
@@ -18,7 +32,6 @@ _SIZES = (
 _FRONT = "The wide line is the Pareto front: no other point is better in both."
 _NO_FRONT = "These are vectors of random weights, so no front is drawn."
 _KNOB = "Each point is one setting of an index's search parameter."
-_ASIDE = "Grey: the cells away from the front, whose numbers are in the table."
 _QUALITY = ("recall", "ndcg_at_10", "ndcg_at_10_exact")
 _WAYS = 4
 """Ways of asking that the quality lost is drawn for at most: it hangs on the index and its knob alone."""
@@ -90,13 +103,13 @@ def _recall_figure(section: Section, named: Named, rows: Sequence[Row], figure: 
             error_x=errors([at(row) for row in own], [_placed(axis, row) for row in own]),
             band=sorted(own, key=lambda row: (row["recall"], row[figure])),
         )
-    traces += cloud(lines.rest, x=at, y=lambda row: scaled(figure, row[figure]), hover=hover)
+    traces += cloud(lines, x=at, y=lambda row: scaled(figure, row[figure]), hover=hover)
     words = [
         _KNOB,
         BANDS if any(row[f"{figure}_lo"] is not None for row in rows) else "",
         f"Better is to the right and {better}; the recall axis is logit, so that 0.99 and 0.999 stand apart.",
         _FRONT if fronts else _NO_FRONT if all(map(is_random, rows)) else "",
-        _ASIDE if lines.rest else "",
+        aside(lines),
     ]
     return {
         "setting": " · ".join([title, *_asked(rows[0])]),
@@ -160,8 +173,8 @@ def _quality_figure(section: Section, named: Named, rows: Sequence[Row]) -> Figu
     return {
         "setting": " · ".join(_asked(rows[0])),
         "caption": "nDCG@10 with exact search less nDCG@10 through the index: what is lost by not searching exactly. Differences "
-        "below zero are chance. No interval: the two are means over the same queries.",
-        "data": [*traces, *cloud(lines.rest, x=at, y=_lost, hover=hover)],
+        f"below zero are chance. No interval: the two are means over the same queries. {aside(lines)}".rstrip(),
+        "data": [*traces, *cloud(lines, x=at, y=_lost, hover=hover)],
         "layout": {
             "xaxis": axis.layout(f"recall@{rows[0]['k']}"),
             "yaxis": {"title": {"text": "nDCG@10 lost"}, "tickformat": ".3~f", "range": _with_margin(list(map(_lost, rows)))},

@@ -1,6 +1,7 @@
 """Pictures against recall."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -141,3 +142,17 @@ def test_vectors_made_under_other_settings_have_a_front_of_their_own():
     [figure] = recall_latency(section_of(*records))
     fronts = [name for name in traces(figure) if name.startswith("Pareto front")]
     assert fronts == ["Pareto front · model.max_tokens=128", "Pareto front · model.max_tokens=256"]
+
+
+def test_of_very_many_points_away_from_the_front_each_so_manyth_is_drawn_and_the_caption_counts_them(monkeypatch):
+    monkeypatch.setattr("harness.report.figures.parts.CLOUD", 20)
+    section = section_of(*examples.many(300))
+    whole = {figure["setting"]: figure for figure in (*recall_latency(section), *quality_lost(section))}
+    assert whole
+    for figure in whole.values():
+        [(name, cloud)] = [(name, trace) for name, trace in traces(figure).items() if "more cells" in name]
+        assert 10 <= len(cloud["x"]) <= 20
+        shown, points = map(int, re.search(r"Grey: (\d+) of (\d+) points of the cells away", figure["caption"]).groups())
+        assert shown == len(cloud["x"])
+        assert points > 2 * shown
+        assert int(name.split()[0]) >= points / 2, "the legend counts all cells that have no line"
