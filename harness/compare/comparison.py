@@ -123,16 +123,27 @@ def _differing(base: Side, head: Side) -> tuple[tuple[str, str, str], ...]:
     return tuple((name, one[name], other[name]) for name in one if name in other and one[name] != other[name])
 
 
+_LISTS = {
+    "k": "k",
+    "concurrency": "workload.concurrency",
+    "rate_per_s": "workload.rate",
+    "churn_per_s": "workload.churn_per_s",
+    "selectivity": "filter",
+    "target_recall": "target_recall",
+}
+"""What says of a row how its operating point was asked, and the setting that lists its values."""
+
+
 def _overrides(conditions: Mapping[str, str], rows: Sequence[Stored]) -> str:
-    """Return conditions as a run takes them: an operating point's knob, k and clients are lists there."""
+    """Return conditions as a run takes them: an operating point's knob, k, clients and the like are lists there."""
     found = []
     for name, value in conditions.items():
         key = next((key for row in rows for key in named(row.identity, name)), name)
         group, _, knob = key.partition(".")
         if group == "search_params":
             found.append(f"index.{knob}=[{value}]")
-        elif group in ("k", "concurrency"):
-            found.append(f"{'workload.' if group == 'concurrency' else ''}{group}=[{value}]")
+        elif key in _LISTS:
+            found.append(f"{_LISTS[key]}=[{value}]")
         else:
             found.append(f"{key}={value}")
     return " ".join(found)

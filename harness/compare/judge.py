@@ -8,7 +8,8 @@ runs of the same code can differ. Scores are compared query by query, sizes that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Literal
 
 from harness.compare.evidence import of_runs, ratio, scores
@@ -74,6 +75,8 @@ class Judgement:
     advisory: bool = False
     """The evidence is below what decides."""
     reason: str = ""
+    medians: bool = False
+    """Whether `base` and `head` are medians over the `n` runs of a side, of all of which the change is, or the newest run's."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,10 @@ def _of_ratio(pair: Pair, figure: str, kind: Kind, base: Measured, head: Measure
         change = None if decision.change is None else 1 + decision.change
         word = harm.get(decision.verdict, "no difference shown")
         reason = "" if decision.verdict != "ERROR" else decision.reason
-        return Judgement(figure, word, base, head, change, *ends, decision.confidence, reason=reason)
+        base, head = (
+            replace(one, value=median(each), lo=None, hi=None, n=len(each)) for one, each in zip((base, head), values, strict=True)
+        )
+        return Judgement(figure, word, base, head, change, *ends, decision.confidence, reason=reason, medians=True)
     found = ratio(base, head)
     if found is None:
         return Judgement(figure, "not comparable", base, head, reason="a ratio needs positive numbers")

@@ -15,7 +15,10 @@ from harness.compare.rows import Stored, named
 _FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "index": ("search_params",),
 }
-"""What goes with a setting that two sides differ in on purpose: another index has another knob."""
+"""What goes with a whole group that two sides differ in on purpose: another index has another knob."""
+
+_WEIGHTS = frozenset({"model", *(f"model.{name}" for name in ("weights", "source", "revision", "package", "path", "seed"))})
+"""Settings that say which weights are meant: where two sides differ in one on purpose, their weights may."""
 
 _DEFINED_IN: Mapping[str, tuple[str, ...]] = {
     "recall": ("harness.metrics.recall", "harness.metrics.similarity"),
@@ -69,18 +72,22 @@ def match(base: Iterable[Stored], head: Iterable[Stored], *, varied: Iterable[st
     base, head : iterable of Stored
         The rows.
     varied : iterable of str
-        Settings in which the sides differ on purpose, such as ``store`` or ``ef``; they and what goes with them are left out of what has
-        to be equal.
+        Settings in which the sides differ on purpose, such as ``store`` or ``ef``: they need not be equal, all others have to be. Who names
+        a whole group (``index``, ``model``) frees all that is set in it, and with an index its knob. A build that both sides search is
+        then none of the rows.
     """
     base, head = list(base), list(head)
-    groups = frozenset(_groups([*base, *head], varied))
-    there = _by_identity(base, groups)
+    freed = _freed([*base, *head], varied)
+    if freed:
+        both = {id(row) for row in base if row.part == "build"} & {id(row) for row in head}
+        base, head = ([row for row in rows if id(row) not in both] for rows in (base, head))
+    there = _by_identity(base, freed)
     pairs: list[Pair] = []
     only_base: list[Lone] = []
     only_head: list[Lone] = []
-    for key, heads in _by_identity(head, groups).items():
+    for key, heads in _by_identity(head, freed).items():
         bases = there.pop(key, [])
-        if groups and len(bases) * len(heads) > 1:
+        if freed and len(bases) * len(heads) > 1:
             why = f"{len(bases)} rows of the base and {len(heads)} of the head would fit each other; name one of each, as with ef=64"
             only_base += [Lone(row, why) for row in bases]
             only_head += [Lone(row, why) for row in heads]
@@ -91,7 +98,7 @@ def match(base: Iterable[Stored], head: Iterable[Stored], *, varied: Iterable[st
             if same:
                 other = same[-1]
                 bases.remove(other)
-                pairs.append(Pair(other, row, groups, obstacle(other, row, groups)))
+                pairs.append(Pair(other, row, freed, obstacle(other, row, freed)))
             else:
                 only_head.append(Lone(row, ""))
         only_base += [Lone(row, "") for row in bases]
@@ -110,7 +117,7 @@ def obstacle(base: Stored, head: Stored, varied: Iterable[str] = ()) -> str:
     if base.record.data.get("fingerprint") != head.record.data.get("fingerprint"):
         found.append(_differ("other data", base.record.data.get("fingerprint"), head.record.data.get("fingerprint")))
     weights = [(one.record.model.get("weights"), one.record.model.get("weights_fingerprint")) for one in (base, head)]
-    if "model" not in set(varied) and weights[0] != weights[1]:
+    if _WEIGHTS.isdisjoint(varied) and weights[0] != weights[1]:
         found.append(_differ("other weights", *(f"{kind} {str(mark or '')[:12]}".strip() for kind, mark in weights)))
     if base.part != "embed" and any(one.record.model.get("weights") == "random" for one in (base, head)):
         found.append("vectors of random weights: searching them says nothing about real ones")
@@ -139,18 +146,19 @@ def other_definition(figure: str, base: Stored, head: Stored) -> str:
     return f"another definition of the metric: {', '.join(differing)} differs; measure both sides with one version of the harness"
 
 
-def _groups(rows: Sequence[Stored], varied: Iterable[str]) -> set[str]:
-    """Return the groups of settings that the varied ones belong to, ``index`` for ``index`` and ``M``."""
-    groups: set[str] = set()
-    for name in varied:
-        groups |= {key.partition(".")[0] for row in rows for key in named(row.identity, name)}
-    return groups | {follower for group in groups for follower in _FOLLOWS.get(group, ())}
+def _freed(rows: Sequence[Stored], varied: Iterable[str]) -> frozenset[str]:
+    """Return the settings that need not be equal: those named, ``index.M`` for ``M``, and of a group that is named itself everything."""
+    keys = dict.fromkeys(key for row in rows for key in row.identity)
+    freed = {key for name in varied for key in named(keys, name)}
+    groups = {key for key in freed if "." not in key}
+    groups |= {follower for group in groups for follower in _FOLLOWS.get(group, ())}
+    return frozenset(freed | {key for key in keys if key.partition(".")[0] in groups})
 
 
 def _by_identity(rows: Iterable[Stored], without: frozenset[str]) -> dict[tuple[Any, ...], list[Stored]]:
     found: dict[tuple[Any, ...], list[Stored]] = {}
     for row in rows:
-        key = tuple(sorted((name, repr(value)) for name, value in row.identity.items() if name.partition(".")[0] not in without))
+        key = tuple(sorted((name, repr(value)) for name, value in row.identity.items() if name not in without))
         found.setdefault(key, []).append(row)
     return found
 

@@ -94,12 +94,20 @@ class Stored:
         about |= {name: self.record.labels.get(name) for name in ("model", "dataset", "device", "store", "index")}
         settings = {name: value for name, value in self.record.settings.items() if name not in _CIRCUMSTANCES | _PROTOCOL}
         if self.record.kind == "search":
+            filtered = any(share is not None for share in settings.get("filter") or ())  # then every row is stored with its part
             settings = {name: value for name, value in settings.items() if name not in _OF_POINTS and not isinstance(value, list)}
+            settings |= {"index": self._built(settings.get("index") or {}), "filtered": filtered}
+        settings.setdefault("backend", "torch")  # records from before there was a choice
         about |= _flat(settings)
         if self.point is not None:
             about |= _flat({one.name: getattr(self.point, one.name) for one in fields(self.point) if one.name != "metrics"})
             about["p99_target_s"] = self.row["p99_target_s"]
         return {name: value for name, value in about.items() if value is not None}
+
+    def _built(self, index: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of an index without its knob, a list of values of which each is an operating point: no build hangs on it."""
+        built = self.record.labels.get("build_params") or {}
+        return {name: value for name, value in index.items() if not isinstance(value, list) or name in built}
 
     @property
     def name(self) -> str:

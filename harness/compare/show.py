@@ -70,7 +70,7 @@ def _table(lines: Sequence[Line]) -> object:
         said = Text.assemble((line.verdict, _STYLES.get(line.word, "dim")), f"\n{line.why}" if line.why else "")
         what = Text.assemble((f"{line.row}\n" if line.row != before else "", "bold"), f"  {line.figure}")
         before = line.row
-        amounts = [Text(part.replace(" [", "\n[")) for part in (line.base, line.head)]
+        amounts = [Text(part.replace(" [", "\n[").replace(" (", "\n(")) for part in (line.base, line.head)]
         table.add_row(what, *amounts, Text(f"{line.ratio}\n{line.between}".strip()), said)
     return table
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from harness.compare.comparison import Comparison
 from harness.compare.judge import Judged, Judgement, Word
 from harness.gate.artefacts.words import clean
-from harness.report.units import SHOWN, interval, number, significant
+from harness.records import Measured
+from harness.report.units import SHOWN, interval, number, plural, significant
 
 TITLES = {"embed": "Embedding", "point": "Search", "build": "Building and size"}
 """Heading over each kind of row."""
@@ -93,14 +94,22 @@ def line(row: str, judgement: Judgement) -> Line:
     return Line(
         row,
         f"{SHOWN[figure].group.lower()}, {SHOWN[figure].heading}",
-        f"{number(figure, base.value)} {interval(figure, base.value, base.lo, base.hi)}".strip(),
-        f"{number(figure, head.value)} {interval(figure, head.value, head.lo, head.hi)}".strip(),
+        _amount(figure, base, medians=judgement.medians),
+        _amount(figure, head, medians=judgement.medians),
         ratio,
         between,
         judgement.word,
         judgement.advisory,
         clean(judgement.reason),
     )
+
+
+def _amount(figure: str, measured: Measured, *, medians: bool) -> str:
+    """Return one side's value with its interval, or with how many runs it is the median of."""
+    value = number(figure, measured.value)
+    if medians:
+        return f"{value} (median of {plural(measured.n, 'run')})"
+    return f"{value} {interval(figure, measured.value, measured.lo, measured.hi)}".strip()
 
 
 def _change(judgement: Judgement) -> tuple[str, str]:

@@ -2,8 +2,10 @@
 
 One file is one process is one round: the median of a benchmark's ``stats.data`` is the round's value, however many samples it holds,
 because samples of one process are not independent of each other. Where the files of the two sides were measured alternately, as their
-``datetime`` tells, neighbours form rounds and are judged as pairs; otherwise the sides are judged as independent processes. Below ten
-files a side nothing is decided.
+``datetime`` tells, and now the one and now the other came first, neighbours form rounds and are judged as pairs; otherwise the sides are
+judged as independent processes, since what always comes second is hotter, or has warmer caches. Below ten files a side nothing is decided,
+and with many benchmarks not below as many as could show a regression of one of them (`files_needed`): a gate that cannot fail must not
+pass either.
 """
 
 from __future__ import annotations
@@ -18,15 +20,19 @@ from statistics import median
 from typing import Any
 
 from harness.errors import DataError
-from harness.gate.decide import decide, log_ratios
+from harness.gate.decide import FALSE_ALARMS, decide, log_ratios
 from harness.gate.kinds import Kind
 from harness.gate.outcome import Case, Decision, Outcome
 from harness.gate.stored import ALL, ENOUGH, Timings, outcome_of, settled, timings
+from harness.report.units import plural
 
 KIND = Kind("duration", "s", "lower", 0.025, 0.05, "median of a benchmark's samples")
 
 _MACHINE = (("cpu", "brand_raw"), ("cpu", "count"), ("machine",), ("system",), ("release",))
 """Parts of ``machine_info`` that have to be equal; the host's name and the processor's momentary clock are not among them."""
+
+_EITHER_ORDER = 0.25
+"""Share of the rounds that must have begun with either side; by the toss of a coin, one set of ten rounds in fifty has less."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,11 @@ def benchmark_outcome(base: Sequence[Path], head: Sequence[Path], *, across_mach
     sides = _read(base, head)
     names = list(dict.fromkeys(name for side in sides for one in side for name in one.medians))
     machine = _other_machine([one for side in sides for one in side])
-    alternate = _alternate(*sides)
-    cases = [_case(name, sides, alternate, machine, across_machines) for name in names]
-    how = "pytest-benchmark files, in alternation" if alternate else "pytest-benchmark files"
-    notes = [] if alternate else ["The two sides were not measured alternately: a slower hour of the machine looks like a slower version."]
+    apart = _apart(*sides)
+    judged = sum(all(any(name in one.medians for one in side) for side in sides) for name in names)
+    cases = [_case(name, sides, not apart, machine, across_machines, judged) for name in names]
+    how = "pytest-benchmark files" if apart else "pytest-benchmark files, in alternation"
+    notes = [f"The two sides are not judged in pairs, because {apart}."] if apart else []
     notes += ["Timings are shown across machines and decide nothing."] if machine and across_machines else []
     return outcome_of(
         settled(cases),
@@ -74,8 +81,17 @@ def benchmark_outcome(base: Sequence[Path], head: Sequence[Path], *, across_mach
     )
 
 
+def files_needed(benchmarks: int) -> int:
+    """Return how many files a side, measured in alternation, can show a regression of one of so many benchmarks.
+
+    A regression has to hold at `FALSE_ALARMS` divided by their number (see `harness.gate.stored`), and the smallest p of the signed-rank
+    test of n rounds is 2^-n: it takes 10 files for up to ten benchmarks, 11 for twenty, 15 for three hundred.
+    """
+    return max(ENOUGH, math.floor(-math.log2(FALSE_ALARMS / max(benchmarks, 1))) + 1)
+
+
 def _case(
-    name: str, sides: tuple[Sequence[Round], Sequence[Round]], alternate: bool, machine: str, across_machines: bool
+    name: str, sides: tuple[Sequence[Round], Sequence[Round]], alternate: bool, machine: str, across_machines: bool, judged: int
 ) -> Case | Timings:
     base, head = ([one.medians.get(name) for one in side] for side in sides)
     known = [[value for value in side if value is not None] for side in (base, head)]
@@ -86,15 +102,15 @@ def _case(
         typical = [median(side) for side in known]
         return Case(name, "median", KIND.name, KIND.unit, typical[0], typical[1], Decision("NOT COMPARABLE", reason=machine))
     if alternate and not machine and all(value is not None for value in (*base, *head)):
-        rounds = len(base)
+        rounds, needed = len(base), files_needed(judged)
 
         def rule(alpha: float) -> Decision:
             found = decide(log_ratios(base, head, KIND), KIND, alpha=alpha, looks=(rounds,), last=True)
             assert found is not None  # at the last look there is a decision
             return found
 
-        advice = f"{rounds} rounds: a verdict needs {ENOUGH}"
-        return Timings(name, "median", KIND, known[0], known[1], rounds >= ENOUGH, advice, rule)
+        advice = f"{rounds} files a side; with {plural(judged, 'benchmark')} a verdict takes {needed}: {needed - rounds} more"
+        return Timings(name, "median", KIND, known[0], known[1], rounds >= needed, advice, rule)
     return timings(name, "median", KIND, known[0], known[1], machine)
 
 
@@ -164,14 +180,19 @@ def _other_machine(rounds: Sequence[Round]) -> str:
     return f"other machine: {', '.join(differing)}" if differing else ""
 
 
-def _alternate(base: Sequence[Round], head: Sequence[Round]) -> bool:
-    """Whether the files, in the order of their time, form rounds of one of each side."""
+def _apart(base: Sequence[Round], head: Sequence[Round]) -> str:
+    """Say why the files, in the order of their time, do not form rounds of one of each side in either order; nothing where they do."""
     if len(base) != len(head):
-        return False
+        return f"there are {len(base)} files of the base and {len(head)} of the head"
     pairs = list(zip(base, head, strict=True))
-    times = [max(one.at, other.at) for one, other in pairs]
+    ends = [max(one.at, other.at) for one, other in pairs]
     starts = [min(one.at, other.at) for one, other in pairs]
-    return all(end < start for end, start in zip(times, starts[1:], strict=False)) and all(one.at != other.at for one, other in pairs)
+    if any(end >= start for end, start in zip(ends, starts[1:], strict=False)) or any(one.at == other.at for one, other in pairs):
+        return "they were not measured by turns: a slower hour of the machine looks like a slower version"
+    first = sum(one.at < other.at for one, other in pairs)
+    if min(first, len(pairs) - first) < len(pairs) * _EITHER_ORDER:
+        return f"the base came first in {first} of {len(pairs)} rounds: what comes second may differ for that; change the order"
+    return ""
 
 
 def _called(side: Sequence[Round]) -> str:

@@ -108,6 +108,7 @@ def _write_rounds(result: Result, folder: Path) -> Path:
             "control": one.beside,
             "log_ratios": one.x,
             "wall_log_ratios": one.wall,
+            "fastest_log_ratios": one.fastest,
         }
         for again, several in ((False, result.series), (True, result.again))
         for one in several

@@ -15,6 +15,9 @@ provides. Looking several times is paid for by splitting `alpha` and `beta` over
 all looks together with confidence 1 - alpha - beta (a repeated confidence interval, Jennison and Turnbull 1989). A regression counts only
 when a second measurement from scratch shows it again, at `second_alpha`, which is laxer; the proof of smallness never is. `confirm` puts
 the two measurements together.
+
+Two rules look at two numbers a round. `decide_guarded` is for what processor time tells: wall time must not have grown much either.
+`decide_by_wall` is for what only wall time tells: the fastest block of a round may accuse as well as the median one, and acquits nobody.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ BETA: Final = 0.01
 """Bound on the probability that a change as large as the target passes."""
 REQUESTS_BEYOND: Final = 20
 """Requests of each side and round that must lie beyond a quantile before it is judged: fewer make the estimate the outliers' play."""
+GUARD_FLOOR, GUARD_TARGET = 0.10, 0.25
+"""Wall time beside processor time: it includes whatever else the machine does, so only a large change of it counts."""
 
 Floats = NDArray[np.float64]
 
@@ -63,7 +68,14 @@ def log_ratios(base: Iterable[float | None], head: Iterable[float | None], kind:
 
 
 def decide(
-    x: Iterable[float | None], kind: Kind, *, alpha: float = 0.01, beta: float = BETA, looks: Sequence[int] = LOOKS, last: bool = False
+    x: Iterable[float | None],
+    kind: Kind,
+    *,
+    alpha: float = 0.01,
+    beta: float = BETA,
+    looks: Sequence[int] = LOOKS,
+    last: bool = False,
+    signs: bool = False,
 ) -> Decision | None:
     """Decide on a case from its rounds so far, or ask for more.
 
@@ -82,6 +94,10 @@ def decide(
     last : bool
         There will be no more rounds: this is a look, and what is undecided is INCONCLUSIVE. It must not be used for more looks than
         `looks` has.
+    signs : bool
+        Test by the signs of the rounds alone and not by their ranks; the change is then the median round. Of rounds that are alike it shows
+        less, but where something else disturbs some of them it shows more: a disturbed round counts as one, while its rank would outweigh
+        many that are not.
 
     Returns
     -------
@@ -94,15 +110,91 @@ def decide(
     at_cap = last or values.size >= max(looks)
     if not at_cap and values.size not in looks:
         return None
-    first, second = np.triu_indices(values.size)
-    walsh = np.sort((values[first] + values[second]) / 2)
     levels = alpha / len(looks), beta / len(looks)
     fewest = math.floor(-math.log2(min(levels))) + 1
-    null = _signed_ranks(values.size)
-    decision = _read(walsh, null, kind, levels=levels, confidence=1 - alpha - beta, rounds=values.size, fewest=fewest)
+    if signs:
+        pairs, null = np.sort(values), _signs(values.size)
+    else:
+        first, second = np.triu_indices(values.size)
+        pairs, null = np.sort((values[first] + values[second]) / 2), _signed_ranks(values.size)
+    decision = _read(pairs, null, kind, levels=levels, confidence=1 - alpha - beta, rounds=values.size, fewest=fewest)
     if decision.verdict == "INCONCLUSIVE" and not at_cap:
         return None
     return replace(decision, looks=sum(look < values.size for look in looks) + 1)
+
+
+def decide_guarded(
+    x: Iterable[float | None], wall: Iterable[float | None], kind: Kind, *, alpha: float = 0.01, beta: float = BETA, last: bool = False
+) -> Decision | None:
+    """Decide on a case by processor time, with wall time as a second test.
+
+    Processor time hides what a program waits for: a lock, the disk, a timer. So it passes only where wall time is also shown to have grown
+    by less than `GUARD_TARGET`, for which more rounds are measured than processor time alone would need, and a growth of wall time beyond
+    `GUARD_FLOOR` is a regression whatever processor time says. Each of the two is decided at the first look at which it can be, by rounds
+    up to there.
+
+    Parameters
+    ----------
+    x, wall : array_like of shape (rounds,)
+        The same rounds by processor time and by wall time, see `decide`.
+    kind : Kind
+        Floor and target of processor time.
+    alpha, beta, last
+        As in `decide`, of each of the two tests.
+    """
+    found = _at_first_look(x, kind, alpha=alpha, beta=beta, last=last)
+    if found is not None and found.verdict in ("REGRESSION", "ERROR"):
+        return found
+    guard = _at_first_look(wall, replace(kind, floor=GUARD_FLOOR, target=GUARD_TARGET), alpha=alpha, beta=beta, last=last)
+    if guard is not None and guard.verdict == "ERROR":
+        return guard
+    if guard is not None and guard.verdict == "REGRESSION":
+        cpu = f", processor time did not ({_percent(found.change)})" if found and found.change is not None else ""
+        return replace(guard, reason=f"wall time grew{cpu}: it waits longer, for a lock, the disk, a timer or another process")
+    if found is None or guard is None:
+        return None
+    if found.verdict in ("PASS", "IMPROVED") and guard.verdict == "INCONCLUSIVE":
+        reason = f"{found.verdict} by processor time, but that wall time grew by less than {GUARD_TARGET:.0%} could not be shown"
+        return replace(
+            found, verdict="INCONCLUSIVE", rounds=guard.rounds, looks=guard.looks, rounds_needed=guard.rounds_needed, reason=reason
+        )
+    return found
+
+
+def decide_by_wall(
+    x: Iterable[float | None], fastest: Iterable[float | None], kind: Kind, *, alpha: float = 0.01, beta: float = BETA, last: bool = False
+) -> Decision | None:
+    """Decide on a case that only wall time tells of, by the median and by the fastest block of each round.
+
+    Where processes wait for a processor, the median over a round's blocks is mostly waiting, while the fastest block has hardly waited; but
+    it knows nothing of a slowdown that spares one block of a round. So a regression is what either shows, each at half of `alpha`, while
+    only the median can prove a change small.
+
+    Parameters
+    ----------
+    x, fastest : array_like of shape (rounds,)
+        One number a round of each: the median over blocks of log(head / base), and that of the fastest block of either side, see `decide`.
+    kind, alpha, beta, last
+        As in `decide`.
+    """
+    found = decide(x, kind, alpha=alpha / 2, beta=beta, last=last)
+    quick = decide(fastest, kind, alpha=alpha / 2, beta=beta, last=last, signs=True)
+    if found is not None and found.verdict in ("REGRESSION", "ERROR"):
+        return found
+    if quick is not None and quick.verdict == "ERROR":
+        return quick
+    if quick is not None and quick.verdict == "REGRESSION":
+        return replace(quick, reason="the fastest block of each round is slower by more than the floor, and not by chance")
+    return found
+
+
+def _at_first_look(x: Iterable[float | None], kind: Kind, *, alpha: float, beta: float, last: bool) -> Decision | None:
+    """Decide as `decide` did at the first look at which it could, whatever was measured since."""
+    values = _numbers(x)
+    for look in LOOKS:
+        if look < values.size and (found := decide(values[:look], kind, alpha=alpha, beta=beta)) is not None:
+            return found
+    return decide(values, kind, alpha=alpha, beta=beta, last=last)
 
 
 def second_alpha(cases: int, alpha: float = 0.01) -> float:
@@ -123,14 +215,19 @@ def control_alpha(cases: int) -> float:
     return FALSE_ALARMS / (2 * max(cases, 1))
 
 
-def confirm(first: Decision, second: Decision) -> Decision:
-    """Return the verdict on a case that looked like a regression and was measured again from scratch."""
+def confirm(first: Decision, second: Decision, *, ended: bool = False) -> Decision:
+    """Return the verdict on a case that looked like a regression and was measured again from scratch.
+
+    `ended` says that the second measurement came to an end, because the budget had, before it could decide.
+    """
     if first.verdict != "REGRESSION" or second.verdict in ("REGRESSION", "ERROR"):
         return second
-    reason = (
-        f"looked like a regression ({_percent(first.change)}) in {first.rounds} rounds and was not reproduced in {second.rounds} new ones"
-    )
-    return replace(second, reason=reason)
+    looked = f"looked like a regression ({_percent(first.change)}) in {first.rounds} rounds"
+    if second.verdict != "INCONCLUSIVE":
+        return replace(second, reason=f"{looked} and was not reproduced in {second.rounds} new ones")
+    if ended:
+        return replace(second, reason=f"{looked}; the budget ended before {second.rounds} new ones could reproduce or refute it")
+    return replace(second, reason=f"{looked}, which {second.rounds} new ones neither reproduced nor refuted")
 
 
 def unpaired(
@@ -257,7 +354,7 @@ def requests_needed(q: float) -> int:
 
 
 def _read(pairs: Floats, null: Floats, kind: Kind, *, levels: tuple[float, float], confidence: float, rounds: int, fewest: int) -> Decision:
-    """Read the verdict off sorted Walsh averages or differences; `null` is the probability of each count of them beyond the true value.
+    """Read the verdict off sorted Walsh averages, rounds or differences; `null` has the probability of each count of them beyond the truth.
 
     `levels` are those of the proofs of harm and of smallness. Pairs that equal the value count for neither side: at ties the test is
     conservative (as if each had been broken against the claim), where the textbook null with mid-ranks would only be approximate.
@@ -313,6 +410,12 @@ def _signed_ranks(n: int) -> Floats:
         counts[rank:] = counts[rank:] + counts[:-rank]
         counts /= 2
     return counts
+
+
+@lru_cache(maxsize=256)
+def _signs(n: int) -> Floats:
+    """Return the probability of each number of heads among n fair coins: the null of the sign test."""
+    return np.array([math.comb(n, heads) for heads in range(n + 1)], dtype=np.float64) / 2.0**n
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from harness.gate.decide import LOOKS, confirm, control_alpha, decide, exact, log_ratios, quality, second_alpha
+from harness.gate.decide import (
+    LOOKS,
+    confirm,
+    control_alpha,
+    decide,
+    decide_by_wall,
+    decide_guarded,
+    exact,
+    log_ratios,
+    quality,
+    second_alpha,
+)
 from harness.gate.kinds import Kind
 from harness.gate.outcome import Case, Decision
 
@@ -24,8 +35,6 @@ ALPHA = 0.01
 """Of one case's first measurement."""
 BETA = 0.01
 """Of a wrong PASS or IMPROVED."""
-GUARD_FLOOR, GUARD_TARGET = 0.10, 0.25
-"""Wall time beside processor time: it includes whatever else the machine does, so only a large change of it counts."""
 EXACT_ROUNDS = 2
 """Rounds that show whether what is declared exact is so."""
 QUALITY_ROUNDS = 10
@@ -42,6 +51,8 @@ class Seen:
     values: Mapping[str, Sequence[Any]]
     wall: Mapping[str, Sequence[float]] | None = None
     """Wall time, where `values` are processor time."""
+    fastest: Mapping[str, float] | None = None
+    """The fastest of what `values` are medians of, where they are no blocks themselves."""
     too_few: str = ""
     """Why this is shown but cannot decide, such as too few requests for a quantile."""
 
@@ -74,12 +85,17 @@ class Series:
     head: list[Any] = field(default_factory=list)
     x: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
+    """Wall time, where `x` is processor time."""
+    fastest: list[float] = field(default_factory=list)
+    """Of the fastest block or sample of either side, where `x` is wall time and there are several."""
     beside: list[Any] = field(default_factory=list)
     """The second copy of base, where there is a control."""
     beside_x: list[float] = field(default_factory=list)
     too_few: str = ""
     decision: Decision | None = None
     control: Decision | None = None
+    ended: bool = False
+    """Whether the time was over before it could be decided."""
 
     def add(self, seen: Seen) -> None:
         """Take in a round."""
@@ -96,19 +112,31 @@ class Series:
         self.x.append(_round_value(arms["base"], arms["head"], self.kind))
         if seen.wall is not None:
             self.wall.append(_round_value(seen.wall["base"], seen.wall["head"], self.kind))
+        elif seen.fastest is not None:
+            self.fastest.append(_round_value([seen.fastest["base"]], [seen.fastest["head"]], self.kind))
+        elif len(arms["base"]) > 1:
+            self.fastest.append(_fastest_value(arms["base"], arms["head"], self.kind))
         if "control" in arms:
             self.beside.append(statistics.median(arms["control"]))
             self.beside_x.append(_round_value(arms["base"], arms["control"], self.kind))
 
     def look(self, *, alpha: float, control: float = ALPHA, last: bool = False) -> None:
         """Decide if that can be done now, the control at a level of its own; with `last` in any case."""
-        self.decision = self._decided(self.head, self.x, self.wall, alpha=alpha, last=last)
+        self.decision = self._decided(self.head, self.x, self.wall, self.fastest, alpha=alpha, last=last)
         if self.beside and self.control is None:
             done = self.decision is not None
-            self.control = self._decided(self.beside, self.beside_x, [], alpha=control, beta=control, last=last or done)
+            self.control = self._decided(self.beside, self.beside_x, [], [], alpha=control, beta=control, last=last or done)
 
     def _decided(
-        self, head: list[Any], x: list[float], wall: list[float], *, alpha: float, last: bool, beta: float = BETA
+        self,
+        head: list[Any],
+        x: list[float],
+        wall: list[float],
+        fastest: list[float],
+        *,
+        alpha: float,
+        last: bool,
+        beta: float = BETA,
     ) -> Decision | None:
         count = len(self.base)
         if not count:
@@ -117,34 +145,37 @@ class Series:
             return exact(self.base, head, self.kind) if count >= EXACT_ROUNDS or last else None
         if self.kind.name == "quality":
             return quality(self.base, head, self.kind, alpha=alpha, beta=beta) if count >= QUALITY_ROUNDS or last else None
-        found = decide(x, self.kind, alpha=alpha, beta=beta, last=last)
+        if wall:
+            found = decide_guarded(x, wall, self.kind, alpha=alpha, beta=beta, last=last)
+        elif fastest:
+            found = decide_by_wall(x, fastest, self.kind, alpha=alpha, beta=beta, last=last)
+        else:
+            found = decide(x, self.kind, alpha=alpha, beta=beta, last=last)
         if self.too_few:
             return None if found is None else replace(found, verdict="INCONCLUSIVE", advisory=True, reason=self.too_few)
-        if wall and (found is None or found.verdict in ("PASS", "IMPROVED", "INCONCLUSIVE")):
-            guard = decide(wall, replace(self.kind, floor=GUARD_FLOOR, target=GUARD_TARGET), alpha=alpha, last=last)
-            if guard is not None and guard.verdict == "REGRESSION":
-                cpu = f", processor time did not ({found.change:+.1%})" if found and found.change is not None else ""
-                return replace(guard, reason=f"wall time grew{cpu}: it waits longer, for a lock, the disk, a timer or another process")
-            if found is not None and found.verdict == "PASS" and (guard is None or guard.verdict not in ("PASS", "IMPROVED")):
-                return replace(found, reason=f"by processor time; that wall time grew by less than {GUARD_TARGET:.0%} is not shown")
         return found
 
-    def case(self, *, first: Decision | None = None, decision: Decision | None = None, confirmed: Decision | None = None) -> Case:
-        """Return what is said of it."""
-        final = decision or self.decision
-        assert final is not None
+    def case(self, decision: Decision, *, first: Decision | None = None, confirmed: Decision | None = None) -> Case:
+        """Return what is said of the head."""
+        return self._case(self.head, decision, first=first, confirmed=confirmed)
+
+    def control_case(self) -> Case:
+        """Return what is said of the second copy of base."""
+        assert self.control is not None
+        return self._case(self.beside, self.control)
+
+    def _case(self, head: list[Any], decision: Decision, **more: Decision | None) -> Case:
         return Case(
             cell=self.key[0],
             metric=self.key[1],
             kind=self.kind.name,
             unit=self.kind.unit,
             base=_typical(self.base),
-            head=_typical(self.head),
-            decision=final,
-            confirmed=confirmed,
-            first=first,
+            head=_typical(head),
+            decision=decision,
             floor=self.kind.floor,
             target=self.kind.target,
+            **more,
         )
 
 
@@ -152,6 +183,13 @@ def _round_value(base: Sequence[float], other: Sequence[float], kind: Kind) -> f
     """Return a round's one number: the median over blocks of the log ratio, in the direction of harm; NaN where a block has none."""
     ratios = log_ratios(base, other, kind).tolist()
     return math.nan if any(math.isnan(ratio) for ratio in ratios) else statistics.median(ratios)
+
+
+def _fastest_value(base: Sequence[float], other: Sequence[float], kind: Kind) -> float:
+    """Return the log ratio of the fastest block of either side; NaN where a block has none."""
+    if any(math.isnan(ratio) for ratio in log_ratios(base, other, kind).tolist()):
+        return math.nan
+    return float(log_ratios([min(base)], [min(other)], kind)[0])
 
 
 def _typical(values: Sequence[Any]) -> float | None:
@@ -229,18 +267,17 @@ def schedule(
         stage.run(list(again.values()), alpha=second_alpha(tests, ALPHA), budget_s=budget_s, confirming=True)
     cases = []
     for one in series.values():
-        second = again.get(one.key)
+        first, second = one.decision, again.get(one.key)
+        assert first is not None  # at the end of a stage there is one
         if second is None:
-            cases.append(one.case())
+            cases.append(one.case(first))
             continue
-        first = one.decision
-        assert first is not None
         if second.decision is None:  # interrupted before
             open_ = replace(first, verdict="INCONCLUSIVE", reason="it looks like a regression, but was not measured a second time")
-            cases.append(one.case(first=first, decision=open_))
+            cases.append(one.case(open_, first=first))
             continue
-        cases.append(one.case(first=first, decision=confirm(first, second.decision), confirmed=second.decision))
-    beside = [_as_control(one) for one in series.values() if one.control is not None] if control else None
+        cases.append(one.case(confirm(first, second.decision, ended=second.ended), first=first, confirmed=second.decision))
+    beside = [one.control_case() for one in series.values() if one.control is not None] if control else None
     rounds = statistics.median_low([one.decision.rounds for one in series.values() if one.decision] or [0])
     return Result(cases, beside, rounds, stage.interrupted, list(series.values()), list(again.values()))
 
@@ -249,21 +286,6 @@ def _to_confirm(series: Series) -> bool:
     """Say whether a case looks like a regression that chance could have made; what is exact is so at once."""
     decision = series.decision
     return decision is not None and decision.verdict == "REGRESSION" and series.kind.name != "exact"
-
-
-def _as_control(series: Series) -> Case:
-    assert series.control is not None
-    return Case(
-        cell=series.key[0],
-        metric=series.key[1],
-        kind=series.kind.name,
-        unit=series.kind.unit,
-        base=_typical(series.base),
-        head=_typical(series.beside),
-        decision=series.control,
-        floor=series.kind.floor,
-        target=series.kind.target,
-    )
 
 
 class _Stage:
@@ -300,6 +322,7 @@ class _Stage:
             self.interrupted = True
         for one in series:
             if one.decision is None and not (self.interrupted and confirming):
+                one.ended = True
                 one.look(alpha=alpha, control=self._control, last=True)
 
     def _take(self, one: Series, seen: Seen | Fault | None, alpha: float, *, confirming: bool) -> None:

@@ -2,8 +2,8 @@
 
 A gate here covers the kernels of `harness.gate.planted`, whose work is known. In the same rounds a second copy of base is compared with
 base (whatever is found there is a false alarm), and a head that does exactly 5 % more work (whatever is missed there is a miss), with
-the full rule: looks, floor, and a second measurement from scratch of what looked like a regression. The rules that others gate with
-judge the same rounds.
+the full rule: looks, floor, wall time as a guard of processor time, and a second measurement from scratch of what looked like a
+regression. The rules that others gate with judge the same rounds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from harness.errors import SettingsError
-from harness.gate.decide import LOOKS, confirm, decide, second_alpha
+from harness.gate.decide import LOOKS, confirm, decide_guarded, second_alpha
 from harness.gate.kinds import KINDS
 from harness.gate.outcome import Decision, Verdict
 from harness.gate.planted import ARMS, calibrate, measure_round
@@ -172,9 +172,10 @@ def self_test(n: int, *, console: Console, measure: Callable[..., Round] = measu
     return seen
 
 
-def change(base: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> float:
-    """Return a round's number: the median over its blocks of log(other / base), in processor time."""
-    return float(np.median(np.log(np.asarray(other)[:, 1] / np.asarray(base)[:, 1])))
+def change(base: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> tuple[float, float]:
+    """Return a round's two numbers: the median over its blocks of log(other / base), by wall time and by processor time."""
+    wall, cpu = np.median(np.log(np.asarray(other) / np.asarray(base)), axis=0)
+    return float(wall), float(cpu)
 
 
 def _gate(loops: Mapping[str, int], chooser: random.Random, measure: Callable[..., Round], seen: SelfTest) -> None:
@@ -183,7 +184,7 @@ def _gate(loops: Mapping[str, int], chooser: random.Random, measure: Callable[..
     early: list[Round] = []
     first, used = _sequence(cases, loops, chooser, measure, alpha=0.01, keep=early)
     suspects = [case for case, decision in first.items() if decision.verdict == "REGRESSION"]
-    second, more = _sequence(suspects, loops, chooser, measure, alpha=second_alpha(len(loops)))
+    second, more = _sequence(suspects, loops, chooser, measure, alpha=second_alpha(2 * len(loops)))  # by two clocks
     final = {case: confirm(decision, second[case]) if case in second else decision for case, decision in first.items()}
     seen.gates += 1
     seen.rounds += used + more
@@ -203,7 +204,7 @@ def _sequence(
     keep: list[Round] | None = None,
 ) -> tuple[dict[tuple[str, str], Decision], int]:
     """Measure rounds until every case is decided; what is decided is not measured on. Returns the decisions and the number of rounds."""
-    xs: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
+    xs: dict[tuple[str, str], list[tuple[float, float]]] = {case: [] for case in cases}
     decided: dict[tuple[str, str], Decision] = {}
     rounds = 0
     while len(decided) < len(xs):
@@ -216,7 +217,8 @@ def _sequence(
             keep.append(times)
         for arm, kernel in open_cases:
             xs[arm, kernel].append(change(times[kernel][0], times[kernel][list(arms).index(arm)]))
-            decision = decide(xs[arm, kernel], KIND, alpha=alpha)
+            wall, cpu = zip(*xs[arm, kernel], strict=True)
+            decision = decide_guarded(cpu, wall, KIND, alpha=alpha)
             if decision is not None:
                 decided[arm, kernel] = decision
     return decided, rounds

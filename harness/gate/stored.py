@@ -5,7 +5,8 @@ Such results were measured one side after the other, so that a slower hour looks
 processes a side that differ by 2 %, and hours of the machine that differ by 3 % (one standard deviation), 39 of 100 gates blamed the
 program, and none of 150 where the hours were alike. Timings and memory are decided only where each side has ten runs on one machine
 (``fresh=true`` adds one), and shown as advisory otherwise. What does not hang on the machine is gated all the same: recall, nDCG, the
-size of the index. Other data, weights or definitions of a metric are NOT COMPARABLE, never a PASS.
+size of the index; scores that are equal query by query count as exact only after two runs a side, since one build may happen to agree
+with another. Other data, weights or definitions of a metric are NOT COMPARABLE, never a PASS.
 
 No regression is measured again here. In place of that, one counts only if it also holds at a level divided by the number of timings judged.
 Ten runs of base in one week and ten of head in the next still share what changed on the machine between the weeks; interleaved rounds
@@ -21,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.compare.evidence import geometric_mean, of_runs, one_run, replicates, scores
 from harness.compare.match import NOT_OF_THE_MACHINE, Lone, Pair, match, other_definition, other_machine
@@ -29,7 +31,9 @@ from harness.errors import DataError
 from harness.gate.decide import FALSE_ALARMS, exact, harrell_davis, quality, requests_needed, unpaired
 from harness.gate.kinds import KINDS, Kind
 from harness.gate.outcome import Case, Decision, Outcome, Verdict
+from harness.gate.rounds import EXACT_ROUNDS
 from harness.report.provenance import machines
+from harness.report.units import plural
 
 ENOUGH = 10
 """Independent runs a side below which no timing is decided."""
@@ -150,9 +154,15 @@ def _settle(one: Timings, judged: int) -> Case:
     decision = one.rule(FALSE_ALARMS)
     if not one.enough and decision.verdict != "ERROR":
         decision = replace(decision, verdict="INCONCLUSIVE", advisory=True, rounds_needed=None, reason=one.advice)
-    elif decision.verdict == "REGRESSION" and judged > 1 and one.rule(FALSE_ALARMS / judged).verdict != "REGRESSION":
-        reason = f"looks like a regression, but among {judged} timings one such may be chance; measure it side by side"
-        decision = replace(decision, verdict="INCONCLUSIVE", reason=reason)
+    elif decision.verdict == "REGRESSION" and judged > 1:
+        strict = one.rule(FALSE_ALARMS / judged)
+        if strict.lo is None and strict.rounds_needed is not None:  # the level is out of reach of so few, whatever they hold
+            more = strict.rounds_needed - strict.rounds
+            reason = f"looks like a regression, but among {judged} timings {strict.rounds} a side cannot prove one: {more} more are needed"
+            decision = replace(decision, verdict="INCONCLUSIVE", rounds_needed=strict.rounds_needed, reason=reason)
+        elif strict.verdict != "REGRESSION":
+            reason = f"looks like a regression, but among {judged} timings one such may be chance; measure it side by side"
+            decision = replace(decision, verdict="INCONCLUSIVE", reason=reason)
     return Case(
         one.cell, one.metric, one.kind.name, one.kind.unit, _typical(one.base), _typical(one.head), decision,
         floor=one.kind.floor, target=one.kind.target,
@@ -265,20 +275,33 @@ def _scores(pair: Pair, metric: str, figure: str) -> Case:
     one, other = pair.base.measured[figure], pair.head.measured[figure]
     kind = KINDS[metric]
 
-    def case(metric: str, kind: Kind, decision: Decision) -> Case:
-        return Case(_name(pair.head), metric, kind.name, kind.unit, one.value, other.value, decision, floor=kind.floor, target=kind.target)
+    def case(metric: str, kind: Kind, decision: Decision, values: tuple[float | None, float | None] = (one.value, other.value)) -> Case:
+        return Case(_name(pair.head), metric, kind.name, kind.unit, *values, decision, floor=kind.floor, target=kind.target)
 
     if figure == "recall" and one.reason == other.reason == "exact by construction":
         return case("recall", KINDS["recall"], exact([one.value], [other.value], KINDS["recall"]))
     seeds = {side.record.settings.get("seed") for side in (pair.base, pair.head)}
-    kept = scores(pair.base, figure), scores(pair.head, figure)
-    if kept[0] is None or kept[1] is None or kept[0].shape != kept[1].shape or len(seeds) > 1:
+    base, head = _of_runs(pair.base, figure), _of_runs(pair.head, figure)
+    if base is None or head is None or base.shape[1] != head.shape[1] or len(seeds) > 1:
         difference = (other.value or 0.0) - (one.value or 0.0)
         reason = "the scores of each query were not kept, or are of other queries"
         return case(metric, kind, Decision("INCONCLUSIVE", change=difference, advisory=True, reason=reason))
-    if np.array_equal(kept[0], kept[1]):  # builds that give each query the same answers are not a sample of anything
+    alike, runs = bool((base == base[0]).all() and (head == base[0]).all()), min(len(base), len(head))
+    if alike and runs >= EXACT_ROUNDS:  # builds that give each query the same answers every time are not a sample of anything
         return case(metric, kind, exact([one.value], [one.value], KINDS["recall"]))
-    return case(metric, kind, quality(kept[0], kept[1], kind))
+    decision = quality(base, head, kind)
+    if alike and decision.verdict == "INCONCLUSIVE":
+        seen = f"all {base.shape[1]} queries scored alike in {plural(runs, 'run')} a side"
+        reason = f"{seen}; builds may differ, and {EXACT_ROUNDS} runs a side (fresh=true adds one) would show that they do not"
+        decision = replace(decision, reason=reason)
+    return case(metric, kind, decision, (float(base.mean()), float(head.mean())))
+
+
+def _of_runs(row: Stored, figure: str) -> NDArray[np.float64] | None:
+    """Return the scores of shape (runs, queries), a run being a build or the mean of several; None where no run kept them."""
+    kept = [scores(one_run(row, run), figure) for run in row.repeats]
+    found = [one for one in kept if one is not None]
+    return np.stack(found) if found and len({one.size for one in found}) == 1 else None
 
 
 def _values(row: Stored, figure: str) -> list[float]:

@@ -135,9 +135,10 @@ def search(
     }
     settings = {
         "store": {"_target_": f"stores.{store}"},
-        "index": {"_target_": f"stores.index.{index}", "M": 16},
+        "index": {"_target_": f"stores.index.{index}", "M": 16, **{name: [one[name] for one in knobs] for name in knobs[0]}},
         "metric": "cosine",
         "k": [10],
+        "filter": [None],
         "processes": processes,
     }
     labels = {"device": None, "store": store, "index": index, "build_params": {"M": 16}}

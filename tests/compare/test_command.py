@@ -71,6 +71,24 @@ def test_one_folder_before_and_after_a_time(tmp_path, capsys):
     assert "1 row on both sides" in " ".join(capsys.readouterr().out.split())
 
 
+def test_medians_over_runs_are_called_so_everywhere(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    base = made.folder_of(tmp_path / "base", *made.runs(10, made.embed))
+    head = made.folder_of(tmp_path / "head", *made.runs(12, made.embed, seed=20, scale=1.5))
+    run([str(base), str(head)], to_markdown=str(tmp_path / "c.md"), to_html=str(tmp_path / "c.html"))
+    for said in (capsys.readouterr().out, (tmp_path / "c.md").read_text(), (tmp_path / "c.html").read_text()):
+        assert "(median of 10 runs)" in said
+        assert "(median of 12 runs)" in said
+
+
+def test_two_knobs_of_one_folder_are_compared_at_every_build(tmp_path, capsys):
+    folder = made.folder_of(tmp_path, made.search(knobs=KNOBS), made.search(store="milvus_lite", knobs=KNOBS))
+    run([str(folder)], where=["ef=16"], against=["ef=64"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 rows on both sides" in said
+    assert 'gate --base-set "index.ef=[16]" --head-set "index.ef=[64]"' in said
+
+
 def test_two_stores_of_one_folder(tmp_path, capsys):
     folder = made.folder_of(tmp_path, made.search(seed=1), made.search(store="milvus_lite", scale=3.0, seed=2))
     run([str(folder)], where=["store=faiss"], against=["store=milvus_lite"])

@@ -29,6 +29,20 @@ def test_with_ten_runs_a_side_a_slowdown_is_decided_and_named(tmp_path):
     assert found["embed", "query_embed_p50_s"].change == pytest.approx(1.1, rel=0.02)
 
 
+def test_the_values_shown_are_those_that_a_ratio_of_many_runs_is_of(tmp_path):
+    """The newest run of the head was twice as slow as the others: it is one of twelve, and not what is shown."""
+    base = made.runs(12, made.embed)
+    head = [*made.runs(11, made.embed, seed=20, scale=1.1), made.embed(seed=40, scale=2.2)]
+    one = judged(tmp_path, base, head)["embed", "query_embed_p50_s"]
+    assert one.medians
+    assert (one.base.n, one.head.n) == (12, 12)
+    assert one.head.value == pytest.approx(0.011, rel=0.02)
+    assert one.head.value / one.base.value == pytest.approx(one.change, rel=0.02)
+    few = judged(tmp_path / "few", base[:2], head[:2])["embed", "query_embed_p50_s"]
+    assert not few.medians
+    assert few.head.value / few.base.value == pytest.approx(few.change)
+
+
 def test_swapped_sides_turn_slower_into_faster(tmp_path):
     found = judged(tmp_path, made.runs(12, made.embed, seed=20, scale=1.1), made.runs(12, made.embed))
     assert found["embed", "query_embed_p50_s"].word == "faster"

@@ -112,6 +112,63 @@ def test_settings_that_differ_on_purpose_match_what_is_otherwise_alike(tmp_path)
     assert not indexes.only_base
 
 
+def graph(links, *, knobs=({"ef": 16}, {"ef": 64}), **more):
+    """A search cell whose index has so many links a row."""
+    index = {"_target_": "stores.index.HNSW", "M": links, "ef_construction": 200, "ef": [one["ef"] for one in knobs]}
+    return made.search(knobs=knobs, key=f"s-{links}", settings={"index": index}, **more)
+
+
+def said(pairs):
+    """Part, links and knob of both rows of each pair."""
+    names = ("index.M", "search_params.ef")
+    return sorted((one.base.part, *(side.identity.get(name) for side in (one.base, one.head) for name in names)) for one in pairs)
+
+
+def test_a_knob_that_differs_on_purpose_frees_nothing_else_of_its_index(tmp_path):
+    rows = read_side(made.folder_of(tmp_path, graph(16), graph(32))).rows
+    found = match(chosen(rows, {"ef": "16"}), chosen(rows, {"ef": "64"}), varied=["ef"])
+    assert said(found.pairs) == [("point", 16, 16, 16, 64), ("point", 32, 16, 32, 64)]
+    assert not found.only_base
+    assert not found.only_head, "the builds are the same ones and not compared with themselves"
+
+
+def test_a_build_setting_that_differs_on_purpose_leaves_the_knob_to_be_equal(tmp_path):
+    rows = read_side(made.folder_of(tmp_path, graph(16), graph(32, knobs=({"ef": 64}, {"ef": 256})))).rows
+    found = match(chosen(rows, {"M": "16"}), chosen(rows, {"M": "32"}), varied=["M"])
+    assert said(found.pairs) == [("build", 16, None, 32, None), ("point", 16, 64, 32, 64)]
+    assert [one.row.identity["search_params.ef"] for one in (*found.only_base, *found.only_head)] == [16, 256]
+
+
+def test_which_other_values_a_knob_had_makes_no_other_row(tmp_path):
+    base, head = sides(tmp_path, [graph(16)], [graph(16, knobs=({"ef": 64}, {"ef": 256}))])
+    assert said(match(base, head).pairs) == [("build", 16, None, 16, None), ("point", 16, 64, 16, 64)]
+
+
+def test_a_setting_of_the_model_that_differs_on_purpose_excuses_no_other_weights(tmp_path):
+    def pooled(how, **weights):
+        settings = {"model": {"_target_": "models.minilm", "pooling": how, "source": "a/b"}}
+        return made.embed(key=f"e-{how}", settings=settings, weights=weights)
+
+    def pair(*records, varied="pooling"):
+        rows = read_side(made.folder_of(tmp_path / str(len(list(tmp_path.iterdir()))), *records)).rows
+        [found] = match(chosen(rows, {"pooling": "mean"}), chosen(rows, {"pooling": "cls"}), varied=[varied]).pairs
+        return found
+
+    assert pair(pooled("mean"), pooled("cls")).obstacle == ""
+    assert pair(pooled("mean"), pooled("cls", weights_fingerprint="9" * 64)).obstacle.startswith("other weights")
+    assert pair(pooled("mean"), pooled("cls", weights_fingerprint="9" * 64), varied="model").obstacle == ""
+
+
+def test_where_the_setting_says_which_weights_others_are_the_point(tmp_path):
+    def of(source, mark):
+        settings = {"model": {"_target_": "models.minilm", "source": source}}
+        return made.embed(key=f"e-{mark}", settings=settings, weights={"weights_fingerprint": mark * 64})
+
+    rows = read_side(made.folder_of(tmp_path, of("a/b", "1"), of("c/d", "2"))).rows
+    [pair] = match(chosen(rows, {"source": "a/b"}), chosen(rows, {"source": "c/d"}), varied=["source"]).pairs
+    assert pair.obstacle == ""
+
+
 def test_several_partners_are_not_guessed_at(tmp_path):
     rows = read_side(
         made.folder_of(

@@ -35,6 +35,30 @@ def test_no_two_rows_of_a_side_have_one_identity_or_one_name(side):
     assert len({(row.part, row.name) for row in side.rows}) == len(side.rows)
 
 
+def test_a_build_whose_rows_can_be_filtered_is_another_build(tmp_path):
+    plain, also = made.search(key="s-1"), made.search(key="s-2", settings={"filter": [None, 0.1]})
+    only = made.search(key="s-3", settings={"filter": [0.1]})
+    rows = [row for row in read_side(made.folder_of(tmp_path, plain, also, only)).rows if row.part == "build"]
+    by_key = {row.record.key: row for row in rows}
+    assert by_key["s-1"].identity != by_key["s-2"].identity
+    assert by_key["s-2"].identity == by_key["s-3"].identity, "what is asked of it does not change what is built"
+    assert "filtered=False" in by_key["s-1"].name
+    assert "filtered=True" in by_key["s-2"].name
+    assert len(chosen(rows, {"filtered": "true"})) == 2
+
+
+def test_a_list_that_a_build_depends_on_makes_another_build(tmp_path):
+    def of(key, levels):
+        settings = {"index": {"_target_": "mine.Levels", "levels": levels, "ef": [64]}}
+        record = made.search(key=key, settings=settings)
+        record.labels["build_params"] = {"levels": levels}
+        return record
+
+    rows = [row for row in read_side(made.folder_of(tmp_path, of("s-1", [1, 2]), of("s-2", [1, 3]))).rows if row.part == "build"]
+    assert sorted(row.identity["index.levels"] for row in rows) == ["[1, 2]", "[1, 3]"]
+    assert all("index.ef" not in row.identity for row in rows)
+
+
 def test_a_cell_measured_again_brings_the_processes_of_all_its_records(tmp_path):
     made.folder_of(tmp_path, made.embed(seed=1, processes=3), made.embed(seed=2, processes=4))
     [row] = read_side(tmp_path).rows

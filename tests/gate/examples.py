@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from harness.gate.decide import confirm
 from harness.gate.outcome import Case, Decision, Outcome
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,6 +39,9 @@ def case(
 
 
 REGRESSED = Decision("REGRESSION", change=0.068, lo=0.049, hi=0.089, confidence=0.98, rounds=20, looks=2)
+
+CALM = Decision("PASS", change=0.011, rounds=20)
+SHORT = Decision("INCONCLUSIVE", change=0.04, rounds=7)
 
 CASES = {
     "REGRESSION": case(
@@ -93,7 +97,13 @@ OUTCOMES = {
     "mixed": outcome(*reversed(CASES.values()), RECALL, *(replace(CASES["PASS"], metric=name) for name in ("load_s", "query_embed_s"))),
     "faster-with-less-recall": outcome(CASES["IMPROVED"], LOST, BYTES),
     "not-reproduced": outcome(
-        case("PASS", change=0.011, first=REGRESSED, confirmed=Decision("PASS", change=0.011), reason="was not reproduced in 20 new rounds")
+        case("PASS", change=0.011, first=REGRESSED, confirmed=CALM, reason=confirm(REGRESSED, CALM).reason)
+    ),
+    "budget-ended": outcome(
+        case(
+            "INCONCLUSIVE", change=0.04, width=0.06, rounds=7, first=REGRESSED, confirmed=SHORT,
+            reason=confirm(REGRESSED, SHORT, ended=True).reason,
+        )
     ),
     "contaminated": outcome(CASES["REGRESSION"], CASES["PASS"], control=(CASES["PASS"], CASES["IMPROVED"])),
     "control-clean": outcome(CASES["PASS"], control=(CASES["PASS"],)),

@@ -5,7 +5,7 @@
 A simulated gate has 24 cases: three windows of consecutive rounds times the eight kernels, so that what disturbs all kernels at one
 time disturbs several cases of a gate, as it does in life. A window is read round by round from a random start, as far as the rule
 asks; what looks like a regression is measured again in a window that shares no round with the first. Nothing is smoothed, trimmed or
-left out.
+left out. The rules are the gate's own: of processor time the one that wall time guards, of wall time the one by two numbers a round.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.gate.decide import LOOKS, confirm, decide, second_alpha
+from harness.gate.decide import LOOKS, confirm, decide_by_wall, decide_guarded, second_alpha
 from harness.gate.kinds import KINDS
 from harness.gate.outcome import Decision
 from harness.gate.rivals import RIVALS
@@ -30,6 +30,8 @@ KIND = KINDS["forward_s"]
 WINDOWS = 3
 STRIDE = 2
 """Windows start at every second round: enough starts to draw from, and half the work."""
+TOUCHED = ((0.9, 8.0), (0.75, 8.0), (0.6, 12.0), (0.6, 20.0), (0.5, 20.0))
+"""Slowdowns that only some blocks have: their share, and how many percent longer they take."""
 
 
 @cache
@@ -49,20 +51,47 @@ def blocks(series: str, clock: str) -> dict[str, np.ndarray]:
     return arms
 
 
+def medians(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return log(other / one) as the median over a round's blocks, of shape (kernels, rounds)."""
+    return np.median(np.log(other / one), axis=-1)
+
+
+def fastest(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return log(other / one) of the fastest block of either, of shape (kernels, rounds)."""
+    return np.log(other.min(axis=-1) / one.min(axis=-1))
+
+
 @cache
 def rounds(series: str, one: str, other: str, clock: str = "cpu") -> np.ndarray:
-    """Return the rule's input, log(other / one) as the median over a round's blocks, of shape (kernels, rounds)."""
+    """Return the first of the two numbers that a rule gets of each round, of shape (kernels, rounds)."""
     arms = blocks(series, clock)
-    return np.median(np.log(arms[other] / arms[one]), axis=-1)
+    return medians(arms[one], arms[other])
 
 
-def sequence(x: np.ndarray, start: int, alpha: float) -> Decision:
-    """Read rounds from `start` on, the series closed to a ring, until the rule decides."""
+def inputs(series: str, one: str, other: str, clock: str, touched: tuple[float, float] | None = None) -> np.ndarray:
+    """Return both numbers that a rule gets of each round, of shape (2, kernels, rounds).
+
+    Of processor time the second is wall time, of wall time that of the fastest blocks. `touched` plants a slowdown in `other` that some
+    blocks have and others not: their share, and how many percent longer they take.
+    """
+    arms = {name: blocks(series, name) for name in ("cpu", "wall")}
+    times = {name: (arms[name][one], arms[name][other]) for name in arms}
+    if touched is not None:
+        share, percent = touched
+        factor = np.where(np.random.default_rng(7).random(times["wall"][1].shape) < share, 1 + percent / 100, 1.0)
+        times = {name: (before, after * factor) for name, (before, after) in times.items()}
+    x = medians(*times[clock])
+    return np.stack([x, medians(*times["wall"]) if clock == "cpu" else fastest(*times["wall"])])
+
+
+def sequence(given: np.ndarray, start: int, alpha: float, clock: str) -> tuple[Decision, int]:
+    """Read rounds from `start` on, the series closed to a ring, until the rule decides; returns how many it has read, too."""
+    rule = decide_guarded if clock == "cpu" else decide_by_wall
     for look in LOOKS:
-        window = x[(start + np.arange(look)) % x.size]
-        decision = decide(window, KIND, alpha=alpha)
+        window = given[:, (start + np.arange(look)) % given.shape[-1]]
+        decision = rule(*window, KIND, alpha=alpha)
         if decision is not None:
-            return decision
+            return decision, look
     raise AssertionError("the rule did not decide at its cap")
 
 
@@ -85,26 +114,36 @@ class Seen:
         return self.verdicts[verdict] / self.verdicts.total()
 
 
-def gates(series: str, *, changed: bool, percent: float = 5.0, count: int = 2000, clock: str = "cpu", seed: int = 1) -> Seen:
+def gates(
+    series: str,
+    *,
+    changed: bool,
+    percent: float = 5.0,
+    count: int = 2000,
+    clock: str = "cpu",
+    seed: int = 1,
+    touched: tuple[float, float] | None = None,
+) -> Seen:
     """Simulate gates of unchanged code, or of a head with so many percent more work.
 
     Unchanged code compares the two copies of base, in either direction; the changed head is compared with either copy. Another
-    change than the measured 5 % is the measured one shifted.
+    change than the measured 5 % is the measured one shifted; with `touched` (see `inputs`) it is unchanged code in which some blocks take
+    longer.
     """
     if changed:
         shift = np.log1p(percent / 100) - np.log1p(0.05)
-        directions = [rounds(series, copy, "head", clock) + shift for copy in ("base", "again")]
+        directions = [inputs(series, copy, "head", clock) + shift for copy in ("base", "again")]
     else:
-        directions = [rounds(series, "base", "again", clock), rounds(series, "again", "base", clock)]
-    kernels, length = directions[0].shape
+        directions = [inputs(series, *pair, clock, touched) for pair in (("base", "again"), ("again", "base"))]
+    _, kernels, length = directions[0].shape
     length -= length % STRIDE
-    directions = [x[:, :length] for x in directions]
+    directions = [given[..., :length] for given in directions]
     apart = -(-LOOKS[-1] // STRIDE) * STRIDE
-    level = second_alpha(WINDOWS * kernels)
+    level = second_alpha(WINDOWS * kernels * (2 if clock == "cpu" else 1))  # wall time is a test of its own
 
     @cache
-    def judged(direction: int, kernel: int, start: int, alpha: float) -> Decision:
-        return sequence(directions[direction][kernel], start, alpha)
+    def judged(direction: int, kernel: int, start: int, alpha: float) -> tuple[Decision, int]:
+        return sequence(directions[direction][:, kernel], start, alpha, clock)
 
     chooser = np.random.default_rng(seed)
     verdicts: Counter[str] = Counter()
@@ -116,12 +155,12 @@ def gates(series: str, *, changed: bool, percent: float = 5.0, count: int = 2000
             start = int(chooser.integers(length // STRIDE)) * STRIDE
             again = (start + apart + int(chooser.integers((length - 2 * apart) // STRIDE + 1)) * STRIDE) % length
             for kernel in range(kernels):
-                decision = judged(direction, kernel, start, 0.01)
-                used += decision.rounds
+                decision, read = judged(direction, kernel, start, 0.01)
+                used += read
                 suspect |= decision.verdict in ("REGRESSION", "IMPROVED")
                 if decision.verdict == "REGRESSION":
-                    second = judged(direction, kernel, again, level)
-                    used += second.rounds
+                    second, read = judged(direction, kernel, again, level)
+                    used += read
                     decision = confirm(decision, second)
                 verdicts[decision.verdict] += 1
                 found |= decision.verdict == "REGRESSION"
@@ -159,6 +198,10 @@ def main() -> None:
                 seen = gates(series, changed=percent > 0, percent=percent, count=count, clock=clock)
                 shares = " | ".join(f"{seen.share(verdict):.2%}" for verdict in ("REGRESSION", "PASS", "INCONCLUSIVE", "IMPROVED"))
                 print(f"| {series} | {clock} | +{percent} % | {seen.blamed / seen.gates:.2%} | {shares} | {seen.rounds:.1f} |", flush=True)
+    print("\n| clock | blocks touched | by | REGRESSION | PASS |\n|---|---:|---:|---:|---:|")
+    for clock, touched in itertools.product(("cpu", "wall"), TOUCHED):
+        seen = gates("quiet", changed=False, touched=touched, count=count // 4, clock=clock)
+        print(f"| {clock} | {touched[0]:.0%} | +{touched[1]:g} % | {seen.share('REGRESSION'):.1%} | {seen.share('PASS'):.1%} |", flush=True)
     print("\n| series | rule | rounds pooled | gates of 24 blamed | cases blamed | +5 % found |\n|---|---|---:|---:|---:|---:|")
     for series, pooled in itertools.product(("quiet", "hogged"), (1, LOOKS[0])):
         for name, shares in rivals(series, pooled).items():

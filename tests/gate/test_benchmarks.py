@@ -8,10 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from harness.errors import DataError
-from harness.gate.benchmarks import benchmark_outcome
+from harness.gate.benchmarks import KIND, benchmark_outcome, files_needed
+from harness.gate.decide import FALSE_ALARMS, decide
 from harness.gate.outcome import EXIT_NOT_COMPARABLE, EXIT_OK, EXIT_REGRESSION
+from harness.gate.stored import Timings, settled
 
 MACHINE = {
     "node": "host",
@@ -44,9 +47,10 @@ def file_of(path, number, *, scale=1.0, names=("a", "b"), minute=0, machine=None
     return path
 
 
-def sides(tmp_path, count, *, alternate=True, scale=1.0, **more):
+def sides(tmp_path, count, *, alternate=True, scale=1.0, names=("a", "b"), base_names=("a", "b"), **more):
     """Files of both sides; one minute a file, in turns or one side after the other."""
-    base = [file_of(tmp_path / f"base{i}.json", i, seed=1, minute=2 * i if alternate else i) for i in range(count)]
+    base = [file_of(tmp_path / f"base{i}.json", i, seed=1, minute=2 * i if alternate else i, names=base_names) for i in range(count)]
+    more["names"] = names
     head = [
         file_of(tmp_path / f"head{i}.json", i, seed=2, scale=scale, minute=2 * i + (-1) ** i * 0.5 if alternate else count + i, **more)
         for i in range(count)
@@ -85,6 +89,68 @@ def test_below_ten_files_nothing_is_decided(tmp_path, alternate):
     assert {(case.decision.verdict, case.decision.advisory) for case in found.cases} == {("INCONCLUSIVE", True)}
     assert found.advisory
     assert found.exit_code == EXIT_OK
+
+
+MANY = tuple(f"n{number}" for number in range(11))
+
+
+def test_of_so_many_benchmarks_that_ten_files_prove_nothing_none_passes_and_it_is_said_how_many_more_are_needed(tmp_path):
+    short = benchmark_outcome(*sides(tmp_path, 10, scale=2.0, names=MANY, base_names=MANY))
+    assert {(case.decision.verdict, case.decision.advisory) for case in short.cases} == {("INCONCLUSIVE", True)}
+    assert {case.decision.reason for case in short.cases} == {"10 files a side; with 11 benchmarks a verdict takes 11: 1 more"}
+    same = benchmark_outcome(*sides(tmp_path, 10, names=MANY, base_names=MANY))
+    assert "PASS" not in same.counts
+    enough = benchmark_outcome(*sides(tmp_path, 11, scale=2.0, names=MANY, base_names=MANY))
+    assert enough.counts == {"REGRESSION": 11}
+
+
+@pytest.mark.parametrize("benchmarks", [1, 10, 11, 20, 21, 300])
+def test_the_files_needed_are_the_fewest_whose_smallest_p_lies_below_the_level(benchmarks):
+    level = FALSE_ALARMS / benchmarks
+
+    def smallest_p(rounds):
+        return stats.wilcoxon(np.arange(1.0, rounds + 1), alternative="greater", method="exact").pvalue
+
+    needed = files_needed(benchmarks)
+    assert smallest_p(needed) < level
+    assert needed == 10 or smallest_p(needed - 1) >= level
+
+
+def test_a_level_that_so_few_rounds_cannot_reach_is_told_apart_from_chance():
+    x = np.full(10, 0.3)
+
+    def rule(alpha):
+        return decide(x, KIND, alpha=alpha, looks=(10,), last=True)
+
+    cases = settled([Timings(f"b{number}", "median", KIND, [1.0] * 10, [1.35] * 10, True, "", rule) for number in range(40)])
+    assert {case.decision.verdict for case in cases} == {"INCONCLUSIVE"}
+    assert cases[0].decision.reason == "looks like a regression, but among 40 timings 10 a side cannot prove one: 2 more are needed"
+    assert cases[0].decision.rounds_needed == 12
+
+
+def in_order(tmp_path, firsts):
+    """Files of rounds in which now the one and now the other side comes first."""
+    base = [file_of(tmp_path / f"b{i}.json", i, seed=1, minute=2 * i) for i in range(len(firsts))]
+    head = [file_of(tmp_path / f"h{i}.json", i, seed=2, minute=2 * i + (0.5 if first == "b" else -0.5)) for i, first in enumerate(firsts)]
+    return benchmark_outcome(base, head)
+
+
+@pytest.mark.parametrize(
+    ("firsts", "paired"),
+    [("bh" * 6, True), ("bhhb" * 3, True), ("bbbhbbbhbbbh", True), ("b" * 12, False), ("h" * 12, False), ("b" * 10 + "hh", False)],
+)
+def test_rounds_are_pairs_only_where_either_side_came_first_often_enough(tmp_path, firsts, paired):
+    found = in_order(tmp_path, firsts)
+    assert ("alternation" in found.how) is paired
+    assert bool(found.notes) is not paired
+    if not paired:
+        assert f"the base came first in {firsts.count('b')} of 12 rounds" in found.notes[0]
+
+
+def test_a_single_pair_is_no_alternation(tmp_path):
+    found = in_order(tmp_path, "b")
+    assert "alternation" not in found.how
+    assert {case.decision.verdict for case in found.cases} == {"INCONCLUSIVE"}
 
 
 def test_the_order_of_the_names_does_not_matter(tmp_path):

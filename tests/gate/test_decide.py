@@ -15,6 +15,8 @@ from harness.gate.decide import (
     confirm,
     control_alpha,
     decide,
+    decide_by_wall,
+    decide_guarded,
     exact,
     harrell_davis,
     log_ratios,
@@ -142,6 +144,35 @@ def test_the_interval_is_scipys_test_inverted(rounds):
     assert p(lo - nudge, "greater") < LEVEL <= p(lo + nudge, "greater")
     assert p(hi + nudge, "less") < LEVEL <= p(hi - nudge, "less")
     assert decision.confidence == pytest.approx(0.98)
+
+
+@pytest.mark.parametrize("rounds", [10, 20, 37, 60])
+def test_by_signs_p_and_interval_are_those_of_scipys_binomial_test(rounds):
+    x = noisy(0.03, rounds, seed=rounds)
+    decision = decide(x, SECONDS, last=True, signs=True)
+
+    def p(value, alternative):
+        return stats.binomtest(int((x > value).sum()), rounds, alternative=alternative).pvalue
+
+    lo, hi, nudge = math.log1p(decision.lo), math.log1p(decision.hi), 1e-9
+    assert decision.p == pytest.approx(p(0, "greater"), rel=1e-9)
+    assert decision.change == pytest.approx(math.expm1(np.median(x)), rel=1e-12)
+    assert p(lo - nudge, "greater") < LEVEL <= p(lo + nudge, "greater")
+    assert p(hi + nudge, "less") < LEVEL <= p(hi - nudge, "less")
+
+
+def test_by_signs_rounds_that_something_else_disturbs_hide_less():
+    """Four rounds of ten are off by anything between a third less and half more, the others show 5 %."""
+    generator = np.random.default_rng(12)
+    found = {True: 0, False: 0}
+    for _ in range(60):
+        x = 0.05 + 0.005 * generator.standard_normal(40)
+        disturbed = generator.random(40) < 0.4
+        x = np.where(disturbed, generator.uniform(-0.4, 0.4, 40), x)
+        for signs in found:
+            found[signs] += decide(x, SECONDS, last=True, signs=signs).verdict == "REGRESSION"
+    assert found[True] > 40
+    assert found[False] < found[True] / 2
 
 
 @pytest.mark.parametrize(("m", "n"), [(10, 10), (12, 7), (25, 30)])
@@ -274,6 +305,95 @@ def test_a_laxer_second_measurement_makes_no_laxer_proof_of_smallness():
     assert lax.lo > strict.lo
     assert lax.hi == strict.hi
     assert lax.confidence == pytest.approx(0.95)
+
+
+def test_a_second_measurement_that_the_budget_ended_is_no_refutation():
+    first, short = decide(noisy(0.2, 10), SECONDS), decide(noisy(0.2, 4, seed=1), SECONDS, alpha=0.04, last=True)
+    found = confirm(first, short, ended=True)
+    assert found.verdict == "INCONCLUSIVE"
+    assert "the budget ended before 4 new ones" in found.reason
+    assert "not reproduced" not in found.reason
+    noise = decide(noisy(0.04, 80, spread=0.6), SECONDS)
+    assert "80 new ones neither reproduced nor refuted" in confirm(first, noise).reason
+
+
+# --------------------------------------------------------------------------- two numbers a round
+
+
+CALM, ROUGH = {"spread": 0.01}, {"spread": 2.0}
+
+
+def test_processor_time_passes_only_once_wall_time_is_shown_not_to_have_grown_much():
+    calm = noisy(0, 80, **CALM)
+    assert decide_guarded(calm[:10], noisy(0, 10, seed=1, **CALM), SECONDS).verdict == "PASS"
+    rough = noisy(0, 80, seed=1, **ROUGH)
+    assert all(decide_guarded(calm[:look], rough[:look], SECONDS) is None for look in LOOKS[:-1])
+    found = decide_guarded(calm, rough, SECONDS)
+    assert found.verdict == "INCONCLUSIVE"
+    assert "PASS by processor time, but that wall time grew by less than 25% could not be shown" in found.reason
+    assert (found.rounds, found.looks) == (80, 5)
+    assert abs(found.change) < 0.01
+
+
+def test_a_speed_up_by_processor_time_is_none_while_wall_time_is_open():
+    faster, rough = noisy(-0.2, 80, **CALM), noisy(0, 80, seed=1, **ROUGH)
+    assert decide_guarded(faster, noisy(-0.2, 80, seed=1, **CALM), SECONDS).verdict == "IMPROVED"
+    assert decide_guarded(faster, rough, SECONDS).verdict == "INCONCLUSIVE"
+
+
+def test_what_processor_time_showed_early_stands_while_more_rounds_are_measured_for_wall_time():
+    x = np.concatenate([noisy(0, 10, **CALM), noisy(0.035, 30, **CALM)])
+    wall = np.concatenate([np.linspace(-0.9, 0.9, 10), noisy(0, 30, seed=1, **CALM)])
+    assert decide(x[:10], SECONDS).verdict == "PASS"
+    assert decide_guarded(x[:10], wall[:10], SECONDS) is None
+    later = [one for look in LOOKS[1:3] if (one := decide_guarded(x[:look], wall[:look], SECONDS)) is not None]
+    assert later[0] == decide(x[:10], SECONDS)
+
+
+@pytest.mark.parametrize("processor", [0.0, -0.2])
+def test_wall_time_that_grew_much_is_a_regression_whatever_processor_time_says(processor):
+    found = decide_guarded(noisy(processor, 10, **CALM), noisy(0.5, 10, seed=1, **CALM), SECONDS)
+    assert found.verdict == "REGRESSION"
+    assert "wall time grew" in found.reason
+    assert found.change == pytest.approx(0.5, abs=0.02)
+
+
+def test_more_processor_time_needs_no_word_of_the_wall():
+    assert decide_guarded(noisy(0.1, 10, **CALM), noisy(0, 10, **ROUGH), SECONDS).verdict == "REGRESSION"
+
+
+def test_the_fastest_blocks_accuse_where_the_medians_drown_and_acquit_nobody():
+    rough = noisy(0, 80, **ROUGH)
+    accused = decide_by_wall(rough, noisy(0.06, 80, seed=1, **CALM), SECONDS)
+    assert (accused.verdict, accused.change) == ("REGRESSION", pytest.approx(0.06, abs=0.01))
+    assert "fastest block" in accused.reason
+    assert decide_by_wall(rough, noisy(0, 80, seed=1, **CALM), SECONDS).verdict == "INCONCLUSIVE"
+
+
+def test_a_slowdown_that_spares_the_fastest_blocks_is_found_by_the_medians():
+    assert decide_by_wall(noisy(0.1, 10, **CALM), noisy(0, 10, seed=1, **CALM), SECONDS).verdict == "REGRESSION"
+    assert decide_by_wall(noisy(0, 10, **CALM), noisy(0, 10, seed=1, **CALM), SECONDS).verdict == "PASS"
+
+
+def test_two_numbers_a_round_blame_unchanged_code_no_more_often_than_one():
+    """The worst case: no floor, and two numbers that have nothing to do with each other; bound of alpha plus three standard errors."""
+    strict = dataclasses.replace(SECONDS, floor=0.0)
+    trials, alpha = 300, 0.05
+    generator = np.random.default_rng(11)
+    blamed = 0
+    for _ in range(trials):
+        x, fastest = 0.05 * generator.laplace(size=(2, 80))
+        found = (decide_by_wall(x[:look], fastest[:look], strict, alpha=alpha) for look in LOOKS)
+        blamed += any(one is not None and one.verdict == "REGRESSION" for one in found)
+    assert 0 < blamed < trials * alpha + 3 * math.sqrt(trials * alpha * (1 - alpha))
+
+
+@pytest.mark.parametrize("rule", [decide_guarded, decide_by_wall])
+@pytest.mark.parametrize("spoilt", [0, 1])
+def test_a_round_that_lacks_either_number_is_an_error(rule, spoilt):
+    given = [noisy(0, 10, **CALM), noisy(0, 10, seed=1, **CALM)]
+    given[spoilt][3] = math.nan
+    assert rule(*given, SECONDS).verdict == "ERROR"
 
 
 # --------------------------------------------------------------------------------------- properties

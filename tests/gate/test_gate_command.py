@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -249,7 +250,8 @@ def test_a_round_of_pytest_is_a_run_on_each_side_and_its_medians(suite, tmp_path
     assert keys == [("tests/test_speed.py::test_work", "median")]
     assert {case.cell.rpartition("::")[2]: case.decision.verdict for case in settled} == {"test_more": "MISSING", "test_new": "NEW"}
     seen = made.round(1, keys, ("base", "head"))[keys[0]]
-    assert set(seen.values) == {"base", "head"}
+    assert set(seen.values) == set(seen.fastest) == {"base", "head"}
+    assert all(0 < seen.fastest[arm] <= seen.values[arm][0] for arm in seen.values)
     assert all(0 < value < 1 for values in seen.values.values() for value in values)
 
 
@@ -441,6 +443,41 @@ def test_the_actions_gate_step_ends_as_the_gate_does_but_for_an_untrusted_machin
     arguments = (clone / "arguments").read_text().splitlines()
     assert arguments == ["-m", "harness", "gate", "--base", "abc", "--out", "gate results", "--control", "--budget", "10m"]
     assert ("::warning" in done.stdout) == (code == 3 and fail == "false")
+
+
+def test_both_steps_in_a_row_gate_a_pull_request_for_real(sources, tmp_path, shared_cache):
+    """A clone of one branch as a job has it, what the first step sets handed to the second, the real gate on what needs no clock."""
+    git(tmp_path, "clone", "--quiet", "--single-branch", "--branch=worse", f"file://{sources}", "clone")
+    surroundings = project.environment(shared_cache)
+    done, told = run_step(steps()["Fetch what to compare with"], tmp_path, **surroundings, BASE="origin/main")
+    assert done.returncode == 0, done.stderr
+    variables = {
+        **told["GITHUB_ENV"],
+        "PYTHON": sys.executable,
+        "OUT": "out",
+        "ARGUMENTS": f"--only recall {' '.join(TINY)}",
+        "FAIL_WHEN_UNTRUSTED": "false",
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+    }
+    done, told = run_step(steps()["Measure"], tmp_path, **surroundings, **variables)
+    assert done.returncode == 1, done.stderr + done.stdout
+    assert told["GITHUB_OUTPUT"]["exit-code"] == "1"
+    assert "1 regression" in (tmp_path / "summary.md").read_text()
+    cases = json.loads((tmp_path / "clone/out/verdict.json").read_text())["cases"]
+    assert {case["cell"].partition(" ")[0]: case["decision"]["verdict"] for case in cases} == {EXACT: "PASS", GRAPH: "REGRESSION"}
+
+
+def test_the_action_names_only_inputs_steps_and_outputs_that_there_are():
+    """What the runner would put in for an unknown name is an empty string, without a word."""
+    about = action()
+    text = (ROOT / "docs/github-action/action.yml").read_text()
+    used = set(re.findall(r"\binputs\.([a-z-]+)", text))
+    assert used == set(about["inputs"])
+    by_id = {step["id"]: step for step in about["runs"]["steps"] if "id" in step}
+    for name, output in re.findall(r"\bsteps\.([a-z-]+)\.outputs\.([a-z-]+)", text):
+        assert f'echo "{output}=' in by_id[name]["run"]
+    for step in about["runs"]["steps"]:
+        assert ("run" in step) == ("shell" in step), "a composite action has to name the shell of every script"
 
 
 def test_the_action_uses_only_options_that_the_gate_has():

@@ -15,8 +15,9 @@ FAST, SLOW, EXACT, MEMORY = ("fast", "search_s"), ("slow", "search_s"), ("fast",
 class Made:
     """Rounds of lognormal noise around stated ratios; `ratio` may depend on the round."""
 
-    def __init__(self, ratios, *, noise=0.01, seed=0, blocks=8, wall=None, control=1.0, seconds=1.0):
+    def __init__(self, ratios, *, noise=0.01, seed=0, blocks=8, wall=None, wall_noise=None, control=1.0, seconds=1.0):
         self.ratios, self.noise, self.blocks, self.wall, self.control, self.seconds = ratios, noise, blocks, wall, control, seconds
+        self.wall_noise = noise if wall_noise is None else wall_noise
         self.rng = random.Random(seed)
         self.asked = []
         self.now = 0.0
@@ -25,7 +26,7 @@ class Made:
         return self.now
 
     def round(self, number, wanted, arms):
-        self.now += self.seconds
+        self.now += self.seconds(number) if callable(self.seconds) else self.seconds
         self.asked.append((number, tuple(wanted), tuple(arms)))
         return {key: self.one(key, number, arms) for key in wanted}
 
@@ -38,11 +39,11 @@ class Made:
             return Seen({arm: [ratio if arm == "head" else 0.9] for arm in arms})
         of = {"base": 1.0, "head": ratio, "control": self.control}
         values = {arm: self.noisy(of[arm]) for arm in arms}
-        wall = None if self.wall is None else {arm: self.noisy(self.wall if arm == "head" else 1.0) for arm in arms}
+        wall = None if self.wall is None else {arm: self.noisy(self.wall if arm == "head" else 1.0, self.wall_noise) for arm in arms}
         return Seen(values, wall)
 
-    def noisy(self, ratio):
-        return [0.01 * ratio * math.exp(self.rng.gauss(0, self.noise)) for _ in range(self.blocks)]
+    def noisy(self, ratio, noise=None):
+        return [0.01 * ratio * math.exp(self.rng.gauss(0, self.noise if noise is None else noise)) for _ in range(self.blocks)]
 
 
 def run(made, keys, **more):
@@ -126,6 +127,38 @@ def test_wall_time_that_doubles_is_found_though_processor_time_stays():
 def test_wall_time_that_grows_a_little_is_not_held_against_processor_time():
     made = Made({FAST: 1.0}, wall=1.06)
     assert run(made, [FAST]).cases[0].decision.verdict == "PASS"
+
+
+def test_a_case_whose_wall_time_stays_open_does_not_pass_by_processor_time_alone():
+    made = Made({FAST: 1.0}, wall=1.0, wall_noise=3.0)
+    case = run(made, [FAST]).cases[0]
+    assert case.decision.verdict == "INCONCLUSIVE"
+    assert "wall time" in case.decision.reason
+    assert len(made.asked) == LOOKS[-1], "more rounds are measured for it"
+
+
+class Waiting(Made):
+    """Most blocks wait for a processor, some do not."""
+
+    def noisy(self, ratio, noise=None):
+        return [one * (1 + 5 * self.rng.random() * (self.rng.random() < 0.7)) for one in super().noisy(ratio, 0.005)]
+
+
+def test_among_processes_that_wait_a_slowdown_is_found_by_the_fastest_blocks():
+    case = run(Waiting({FAST: 1.08}), [FAST]).cases[0]
+    assert case.decision.verdict == "REGRESSION"
+    assert "fastest block" in case.decision.reason
+    assert case.decision.change == pytest.approx(0.08, abs=0.02)
+    assert run(Waiting({FAST: 1.0}), [FAST]).cases[0].decision.verdict in ("PASS", "INCONCLUSIVE")
+
+
+def test_a_second_measurement_that_the_budget_ended_says_so_and_blames_nobody():
+    made = Made({FAST: 1.2}, seconds=lambda number: 1.0 if number <= LOOKS[0] else 50.0)
+    case = run(made, [FAST], budget_s=100.0).cases[0]
+    assert len(made.asked) == LOOKS[0] + 2
+    assert case.first.verdict == "REGRESSION"
+    assert case.decision.verdict == "INCONCLUSIVE"
+    assert "the budget ended before 2 new ones could reproduce or refute it" in case.decision.reason
 
 
 def test_a_control_that_differs_is_flagged():

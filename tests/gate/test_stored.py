@@ -7,6 +7,8 @@ import pytest
 
 from harness.errors import DataError
 from harness.gate.artefacts import write_artefacts
+from harness.gate.decide import quality
+from harness.gate.kinds import KINDS
 from harness.gate.outcome import EXIT_CRASHED, EXIT_NOT_COMPARABLE, EXIT_OK, EXIT_REGRESSION
 from harness.gate.stored import ALL, stored_outcome
 from tests.compare import made
@@ -105,8 +107,8 @@ def test_other_circumstances_never_pass(tmp_path, change, reason):
 
 
 def test_recall_and_bytes_are_gated_on_another_machine(tmp_path):
-    base = [made.search(recalls=[made.queries(1)])]
-    head = [made.search(recalls=[made.queries(1)], size=34e6, machine={"cores": 4})]
+    base = made.runs(2, made.search, recalls=[made.queries(1)])
+    head = made.runs(2, made.search, recalls=[made.queries(1)], size=34e6, machine={"cores": 4})
     found = gate(tmp_path / "no", base, head)
     said = verdicts(found)
     assert (said["recall_of_builds"], said["index_bytes"], said["search_s"]) == ("PASS", "REGRESSION", "NOT COMPARABLE")
@@ -143,6 +145,43 @@ def test_exact_search_is_declared_exact(tmp_path):
     perfect = np.ones(300)
     found = gate(tmp_path / "same", [made.search(index="flat", recalls=[perfect])], [made.search(index="flat", recalls=[perfect])])
     assert verdicts(found)["recall"] == "PASS"
+
+
+def scored(*runs, seed=0):
+    """A search cell measured so many times, with these scores of its queries."""
+    return [made.search(seed=seed + number, recalls=[scores]) for number, scores in enumerate(runs)]
+
+
+def recall_of(outcome):
+    [case] = [case for case in outcome.cases if case.metric == "recall_of_builds"]
+    return case
+
+
+def test_equal_scores_of_one_build_a_side_are_no_proof(tmp_path):
+    same = made.queries(1)
+    case = recall_of(gate(tmp_path, scored(same), scored(same, seed=20)))
+    assert (case.kind, case.decision.verdict) == ("quality", "INCONCLUSIVE")
+    assert case.decision.reason.startswith("all 300 queries scored alike in 1 run a side; builds may differ, and 2 runs a side")
+
+
+def test_equal_scores_of_every_run_are_exact_once_there_are_two_a_side(tmp_path):
+    same = made.queries(1)
+    assert recall_of(gate(tmp_path / "2", scored(same, same), scored(same, same, seed=20))).decision.verdict == "PASS"
+    assert recall_of(gate(tmp_path / "1", scored(same, same), scored(same, seed=20))).decision.verdict == "INCONCLUSIVE"
+
+
+def test_enough_queries_that_score_alike_prove_the_margin_with_one_build_a_side(tmp_path):
+    same = made.queries(1, count=2000)
+    case = recall_of(gate(tmp_path, scored(same), scored(same, seed=20)))
+    assert case.decision.verdict == "PASS"
+    assert -0.005 < case.decision.lo <= 0 <= case.decision.hi
+
+
+def test_scores_of_several_builds_are_averaged_for_each_query(tmp_path):
+    base, head = [made.queries(seed, count=2000) for seed in (1, 2)], [made.queries(seed, count=2000) for seed in (3, 4)]
+    case = recall_of(gate(tmp_path, scored(*base), scored(*head, seed=20)))
+    assert (case.base, case.head) == (pytest.approx(np.mean(base)), pytest.approx(np.mean(head)))
+    assert case.decision == quality(np.stack(base), np.stack(head), KINDS["recall_of_builds"])
 
 
 def test_bytes_that_vary_from_build_to_build_are_no_error(tmp_path):

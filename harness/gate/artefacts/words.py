@@ -299,9 +299,6 @@ def why(case: Case) -> str:
     """Return what explains a verdict; empty where it explains itself."""
     decision = case.decision
     said = [clean(decision.reason)] if decision.reason else []
-    if case.first is not None and case.first.verdict == "REGRESSION" and decision.verdict != "REGRESSION":
-        first = case.first.change
-        said.append(f"looked like a regression{'' if first is None else f' of {_percent(first)} %'} at first, which was not reproduced")
     if decision.verdict == "INCONCLUSIVE" and decision.rounds_needed:
         said.append(f"needs about {count(decision.rounds_needed)} rounds in all")
     if decision.verdict == "INCONCLUSIVE" and decision.detectable is not None and math.isfinite(decision.detectable):
