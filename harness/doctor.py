@@ -217,7 +217,7 @@ def _installed(name: str) -> bool:
 
 
 def _hub() -> Finding:
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    endpoint = re.sub(r"(?<=://)[^/\s]*@", "", os.environ.get("HF_ENDPOINT", "https://huggingface.co"))  # without user and password
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return Finding("note", "model hub", "HF_HUB_OFFLINE is set: only what is in the local cache or in a package is used")
     parts = urlsplit(endpoint)

@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -279,7 +280,8 @@ def _commit_on_hub(source: str, revision: str | None) -> tuple[str | None, str]:
         raise _NoSuchModelError("the hub has no such model or revision, or it may not be read without logging in") from answer
     if answer is not None and not _is_network_error(answer):
         raise answer
-    reason = f"{api.endpoint} did not answer in {PROBE_TIMEOUT_S:g} s" if answer is None else f"{api.endpoint}: {_said(answer)}"
+    shown = _without_login(api.endpoint)
+    reason = f"{shown} did not answer in {PROBE_TIMEOUT_S:g} s" if answer is None else f"{shown}: {_said(answer)}"
     _unreachable[api.endpoint] = reason
     return None, reason
 
@@ -314,5 +316,10 @@ def _is_network_error(error: Exception) -> bool:
 
 def _said(error: Exception) -> str:
     """Return the first line of an error's message, or its class where there is none."""
-    lines = str(error).strip().splitlines()
+    lines = _without_login(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _without_login(text: str) -> str:
+    """Return a text whose addresses hold no user name and password: a mirror of the hub may need them, and the reason is in records."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.datasets.checks import existing_folder, whole_number
+from harness.datasets.checks import existing_folder, leads_out, whole_number
 from harness.datasets.examine import named
 from harness.datasets.fingerprint import digest, fingerprint
 from harness.errors import DataError, SettingsError
@@ -79,6 +79,11 @@ class Beir:
                     f"dataset.split must be one of {splits or 'those in qrels/, which holds no .tsv file'} "
                     f"in {str(self.path)!r}, got {self.split!r}"
                 )
+            wrong += [
+                f"dataset.path={str(self.path)!r}: {path.name} is a link that leads out of it; put the file itself there"
+                for path in self._files
+                if path.is_file() and leads_out(self._root, path)
+            ]
         if wrong:
             raise SettingsError(wrong)
 

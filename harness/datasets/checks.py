@@ -42,3 +42,8 @@ def is_unicode(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def leads_out(folder: Path, path: Path) -> bool:
+    """Whether a path that belongs to a dataset's folder leads out of it, by a link, ``..`` or by being absolute."""
+    return not path.resolve().is_relative_to(folder.resolve())

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.datasets.checks import whole_number
+from harness.datasets.checks import leads_out, whole_number
 from harness.datasets.examine import examine, named
 from harness.datasets.fingerprint import digest, fingerprint
 from harness.datasets.labelled import Found, caveats, lengths, qrels_by_label, seconds_of
@@ -387,6 +387,8 @@ class _Rows:
         if isinstance(origin, str) and origin and self.local is not None:
             # Only a local dataset may name files: a foreign one has no business with those of this machine.
             beside = self.local if self.local.is_dir() else self.local.parent
+            if leads_out(beside, beside / origin):
+                raise DataError(f"{origin}: it lies outside the dataset's folder")
             try:
                 return (beside / origin).read_bytes(), origin
             except OSError as error:
