@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.choose.candidates import Candidate, Field
 from harness.choose.cost import FIGURES
-from harness.choose.decide import Choice, Verdict
+from harness.choose.decide import Choice, Verdict, said
 from harness.choose.require import between, written
 from harness.records import Measured
 from harness.report.markdown import text
@@ -74,6 +74,8 @@ def notes(answer: Answer) -> list[str]:
     if undecided:
         found.append(f"{plural(len(undecided), 'candidate')} undecided: more measuring could tell; see each one's remedy.")
     if choice.winner is not None:
+        if choice.objective.name != "quality" and not any(one.least for one in choice.requirements):
+            found.append(f"Neither --min-recall nor --min-ndcg was asked for: the chosen one has recall {said(choice.winner, 'recall')}.")
         if choice.winner.embed is None:
             found.append("The vectors were given: embedding a query is in no figure.")
         found += _embedding(choice.winner)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from harness.choose.command import Asked, decide, run
-from harness.choose.show import as_json, markdown
+from harness.choose.show import as_json, markdown, notes
 from harness.cli import main
 from harness.errors import SettingsError
 from tests.choose import cells
@@ -63,6 +63,21 @@ def test_nothing_that_qualifies_is_exit_code_1_with_the_nearest_miss(folder, cap
     assert "recall 0.980 [0.960, 0.990] < 0.999" in said
     assert not (folder / "production.py").exists()
     assert json.loads((folder / "choice.json").read_text())["winner"] is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (Asked(), True),
+        (Asked(max_p99="1s", objective="throughput"), True),
+        (Asked(min_recall=0.5), False),
+        (Asked(min_ndcg=0.1), False),
+        (Asked(objective="quality"), False),
+    ],
+)
+def test_who_asks_for_no_quality_is_told_what_is_had(folder, asked, told):
+    words = "Neither --min-recall nor --min-ndcg was asked for: the chosen one has recall 0.900 [0.880, 0.920]."
+    assert (words in notes(decide(folder, asked))) == told
 
 
 def test_cost_without_prices_says_how_to_write_them(folder, capsys):
