@@ -9,7 +9,7 @@ page's script from the data inside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +361,6 @@ def _whole(shown: Sequence[Section], records: Sequence[Record]) -> dict[str, Any
 
 def _body(record: Record) -> dict[str, Any]:
     """Return a record as its file holds it."""
-    body = asdict(replace(record, samples={}))
-    del body["samples"]
-    return body
+    body = {name: value for name, value in vars(record).items() if name != "samples"}
+    points = [{**vars(point), "metrics": {name: vars(figure) for name, figure in point.metrics.items()}} for point in record.points]
+    return {**body, "metrics": {name: vars(figure) for name, figure in record.metrics.items()}, "points": points}
