@@ -27,6 +27,7 @@ from harness.errors import DataError, HarnessError
 from harness.fingerprint import digest
 from harness.interfaces import Index
 from harness.records import Point, Record, current, read_all, write_atomically
+from harness.report.units import NULL
 from harness.search_summary import overloaded
 from harness.statistics import CONFIDENCE
 
@@ -192,7 +193,7 @@ def project(folder: Path, corpora: Sequence[int], *, min_recall: float = 0.95) -
     there += [f"and {len(nearest) - LISTED} more configurations"] if len(nearest) > LISTED else []
     raise DataError(
         f"{folder} holds no configuration measured at {FEWEST_SIZES} corpus sizes or more ({'; '.join(there) or 'no search cell'}); "
-        "measure more, as in `python -m harness -m dataset=docstrings dataset.corpus=1000,3000,9000`"
+        f"{_apart(nearest)}measure more, as in `python -m harness -m dataset=docstrings dataset.corpus=1000,3000,9000`"
     )
 
 
@@ -207,6 +208,21 @@ def _groups(records: Sequence[Record]) -> dict[str, dict[int, Record]]:
         group = found.setdefault(digest(json.loads(json.dumps(about, default=str))), {})
         group[int(record.data["corpus"])] = record
     return found
+
+
+def _apart(groups: Sequence[Mapping[int, Record]]) -> str:
+    """Say what keeps cells of one name apart that would have sizes enough together; empty where none would."""
+    alike: dict[str, list[Mapping[int, Record]]] = {}
+    for records in groups:
+        alike.setdefault(_name(records), []).append(records)
+    for name, same in alike.items():
+        if len(set().union(*same)) >= FEWEST_SIZES:
+            cells = [next(iter(records.values())) for records in same]
+            told = [{**one.settings, "data": None, "machine": one.environment.get("fingerprint")} for one in cells]
+            keys = sorted(set().union(*told))
+            differing = [key for key in keys if len({json.dumps(one.get(key), sort_keys=True, default=str) for one in told}) > 1]
+            return f"those of {name} differ in more than size ({', '.join(differing)}) and so make no line; "
+    return ""
 
 
 def _name(records: Mapping[int, Record]) -> str:
@@ -331,7 +347,10 @@ def run(folder: Path, *, corpus: str, min_recall: float = 0.95) -> int:
 
     if not 0 < min_recall <= 1:
         raise SettingsError(f"--min-recall must be a number in (0, 1], got {min_recall!r}")
-    corpora = list(dict.fromkeys(number_of(one, "--corpus") for one in corpus.split(",")))
+    try:
+        corpora = list(dict.fromkeys(number_of(one, "--corpus") for one in corpus.split(",")))
+    except SettingsError as error:
+        raise SettingsError(f"{error} in {corpus!r}, where commas separate sizes" if "," in corpus else str(error)) from error
     found = project(folder, corpora, min_recall=min_recall)
     body = {"folder": str(folder), "corpora": corpora, "growths": [asdict(one) for one in found]}
     path = folder / "projection.json"
@@ -366,7 +385,7 @@ def _print(growths: Sequence[Growth], corpora: Sequence[int], console: Any) -> N
                 escape(line.title),
                 seen,
                 f"{written(line.figure, max(line.start, 0.0))} + {line.growth:,.0f} B · n" if line.straight else f"n^{line.growth:.2f}",
-                *(f"{_shown(line, one.value)}\n{_interval(line, one)}" for one in line.guesses),
+                *(_predicted(line, one) for one in line.guesses),
             )
         console.print(table)
         console.print(escape(growth.arithmetic), highlight=False)
@@ -384,13 +403,14 @@ def _print(growths: Sequence[Growth], corpora: Sequence[int], console: Any) -> N
         )
 
 
-def _interval(line: Line, guess: Guess) -> str:
-    """Return the prediction interval; where it spans more than `VAGUE` it says only that."""
+def _predicted(line: Line, guess: Guess) -> str:
+    """Return a prediction with its interval; where that spans more than `VAGUE` it says only that."""
     if guess.lo is None or guess.hi is None:
-        return "no scatter, no interval"
-    if guess.hi > VAGUE * guess.value or guess.value > VAGUE * max(guess.lo, 1e-300):
-        return f"within more than a factor of {VAGUE:g}"
-    return f"\\[{_shown(line, guess.lo)}, {_shown(line, guess.hi)}]"
+        return f"{_shown(line, guess.value)}\nno scatter, no interval"
+    too_low = not line.straight and guess.value > VAGUE * max(guess.lo, 1e-300)  # a line's interval may well end at 0
+    if too_low or guess.hi > VAGUE * guess.value:
+        return f"{NULL}\nwithin more than a factor of {VAGUE:g}"
+    return f"{_shown(line, guess.value)}\n\\[{_shown(line, guess.lo)}, {_shown(line, guess.hi)}]"
 
 
 def _shown(line: Line, value: float) -> str:
@@ -398,6 +418,6 @@ def _shown(line: Line, value: float) -> str:
 
     if line.figure == "knob":
         return significant(value)
-    if line.figure == "load_s":
+    if line.figure == "load_s" and value >= 1:
         return duration(value)
     return written(line.figure, value)

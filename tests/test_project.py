@@ -162,6 +162,17 @@ def test_of_many_configurations_of_too_few_sizes_those_of_most_are_named(tmp_pat
         project(cells.folder(tmp_path, measured(1000), measured(4000), *others), [10**6])
 
 
+def test_cells_of_one_name_that_differ_in_more_than_size_say_in_what(tmp_path):
+    records = [
+        replace(one, environment={**one.environment, "fingerprint": f"f{n}"}, settings={**one.settings, "seed": n})
+        for n, one in enumerate(map(measured, (1000, 4000, 16_000)))
+    ]
+    with pytest.raises(
+        DataError, match=r"those of small · texts · .* differ in more than size \(machine, seed\) and so make no line; measure"
+    ):
+        project(cells.folder(tmp_path, *records), [10**6])
+
+
 def test_random_weights_are_not_projected(tmp_path):
     odd = [type(one)(**{**one.__dict__, "model": {"weights": "random"}}) for one in map(measured, (1000, 4000, 16_000))]
     with pytest.raises(DataError, match="no search cell"):
@@ -190,6 +201,37 @@ def test_identical_times_say_that_there_is_no_interval(tmp_path, capsys):
 def test_sizes_that_are_none_are_refused(tmp_path, capsys, corpus):
     assert main(["project", str(tmp_path), f"--corpus={corpus}"]) == 2
     assert "--corpus must be a whole number in [1, 1e+15] such as 250000, 10M or 1B, got " in capsys.readouterr().err
+
+
+def test_a_number_with_commas_is_told_from_a_list(tmp_path, capsys):
+    assert main(["project", str(tmp_path), "--corpus=1,000,000"]) == 2
+    assert "got '000' in '1,000,000', where commas separate sizes" in capsys.readouterr().err
+
+
+def test_memory_whose_interval_ends_at_nothing_is_a_number_all_the_same(tmp_path, capsys):
+    sizes = {1000: 60e6, 4000: 40e6, 16_000: 60e6}
+    found = [replace(one, metrics={**one.metrics, "peak_rss_bytes": cells.once(sizes[one.data["corpus"]])}) for one in map(measured, sizes)]
+    assert main(["project", str(cells.folder(tmp_path, *found)), "--corpus", "32k"]) == 0
+    line, below = (part for part in capsys.readouterr().out.splitlines() if "60.0 MB …" in part or "[0 MB" in part)
+    wanted = fit(list(sizes), list(sizes.values()), [32_000], straight=True)[2][0]
+    assert f"{wanted.value / 1e6:.1f} MB" in line
+    assert "[0 MB," in below
+
+
+def test_a_prediction_that_may_be_anything_shows_no_number_and_a_small_one_is_not_zero(tmp_path, capsys):
+    found = []
+    for n, scatter in ((1000, 1.0), (1100, 3.0), (1200, 0.5)):
+        one = measured(n)
+        seconds = {name: cells.timing(0.002 * scatter) for name in ("insert_s", "build_s", "ready_s")}
+        found.append(replace(one, metrics={**one.metrics, **seconds}))
+    folder = cells.folder(tmp_path, *found)
+    assert main(["project", str(folder), "--corpus", "1M"]) == 0
+    said = capsys.readouterr().out
+    loading = next(line for line in said.splitlines() if "insert, build" in line)
+    assert "6.00 ms … 3.00 ms" in loading
+    assert "–" in loading
+    assert "within more than a factor of 100" in " ".join(said.split())
+    assert "0.0 s" not in said
 
 
 def test_a_size_within_the_data_and_one_asked_for_twice_are_answered_once(tmp_path, capsys):
