@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.devices import available
 from harness.fingerprint import digest, machine, source_of, versions_used_by
-from harness.interfaces import Data, Weights
+from harness.interfaces import Data, Exportable, Weights
 from harness.records import SCHEMA_VERSION, Kind
 from harness.settings import Job
 
@@ -53,7 +53,9 @@ class Cell:
     def title(self) -> str:
         """What a person calls this cell."""
         if self.kind == "embed":
-            return f"embed {self.labels['model']} on {self.labels['device']}, {self.settings['dtype']}, batch {self.settings['batch_size']}"
+            computed = "" if self.settings["backend"] == "torch" else f" by {self.settings['backend']}"
+            where = f"{self.labels['device']}{computed}"
+            return f"embed {self.labels['model']} on {where}, {self.settings['dtype']}, batch {self.settings['batch_size']}"
         return f"search {self.labels['store']}/{self.labels['index']} on {self.labels['model']} vectors"
 
 
@@ -79,10 +81,12 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights, engine: 
         "harness.summary",
         "harness.search_summary",
     )  # how recall, quality and intervals are computed decides about numbers as much as what runs in the cell
+    runtimes = backend_modules(job)
     device, hardware = place_of(job, weights)
     model_settings = {name: value for name, value in model_node.items() if name != "gflop_per_item"}  # which only estimates use
     made_from = {
         "model": model_settings,
+        "backend": job.backend,
         "dtype": job.dtype,
         "attention": job.attention,
         "compile": job.compile,
@@ -92,8 +96,8 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights, engine: 
     recipe = digest(
         {
             **made_from,
-            "source": source_of([model_module, "harness.vectors"]),
-            "versions": versions_used_by([model_module, "harness.vectors"]),
+            "source": source_of([model_module, *runtimes, "harness.vectors"]),
+            "versions": versions_used_by([model_module, *runtimes, "harness.vectors"]),
         }
     )[:32]
     labels = {"model": job.choices["model"], "dataset": job.choices["dataset"], "device": device, "modality": _modality(data)}
@@ -110,8 +114,8 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights, engine: 
         "schema": SCHEMA_VERSION,
         "kind": "embed",
         "settings": embed_settings,
-        "source": source_of([model_module, "harness.embed_cell", figures]),
-        "versions": versions_used_by([model_module, "harness.embed_cell", figures]),
+        "source": source_of([model_module, *runtimes, "harness.embed_cell", figures]),
+        "versions": versions_used_by([model_module, *runtimes, "harness.embed_cell", figures]),
         "surroundings": surroundings,
         "machine": hardware,
     }
@@ -147,6 +151,11 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights, engine: 
         return Cell(kind, digest(parts)[:20], parts, settings, labels, data_folder, recipe, weights, job)
 
     return cell("embed", embed_parts, embed_settings, labels), cell("search", search_parts, search_settings, search_labels)
+
+
+def backend_modules(job: Job) -> list[str]:
+    """Return the modules of the runtime besides torch that computes a job's vectors, whose source and libraries are part of its keys."""
+    return [job.model.backends[job.backend]] if isinstance(job.model, Exportable) and job.backend in job.model.backends else []
 
 
 def place_of(job: Job, weights: Weights) -> tuple[str, dict[str, Any]]:
@@ -187,6 +196,7 @@ def embed_spec(cell: Cell) -> dict[str, Any]:
         "model": dict(job.nodes["model"]),
         "weights": asdict(cell.weights),
         "device": job.device,
+        "backend": job.backend,
         "dtype": job.dtype,
         "attention": job.attention,
         "compile": job.compile,

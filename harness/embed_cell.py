@@ -36,7 +36,7 @@ from harness.datasets.decode import decode
 from harness.devices import synchronize
 from harness.errors import AuditError
 from harness.inputs import bytes_of, bytes_of_items, shape_of
-from harness.interfaces import STAGES, Data, Item, Model, ModelInfo, Prepared, Served, Vectors, Weights
+from harness.interfaces import STAGES, Data, Exportable, Item, Model, ModelInfo, Prepared, Served, Vectors, Weights
 from harness.memory import tree_peak_bytes
 from harness.pipeline import crew, pipeline_pass
 from harness.replicate import Report
@@ -67,9 +67,20 @@ def load(spec: Mapping[str, Any]) -> tuple[Model, ModelInfo]:
     """Build and load the model that a cell's specification names."""
     threads.set_interop(spec["interop_threads"])
     model: Model = build(spec["model"], key="model")
+    runtime = {} if _by_torch(spec) else {"backend": spec["backend"]}  # which only those take that have one
     return model, model.load(
-        Weights(**spec["weights"]), device=spec["device"], dtype=spec["dtype"], attention=spec["attention"], compiled=spec["compile"]
+        Weights(**spec["weights"]),
+        device=spec["device"],
+        dtype=spec["dtype"],
+        attention=spec["attention"],
+        compiled=spec["compile"],
+        **runtime,
     )
+
+
+def _by_torch(spec: Mapping[str, Any]) -> bool:
+    """Say whether torch computes, or what a model without a choice computes with."""
+    return bool(spec.get("backend", "torch") == "torch")
 
 
 def embed(model: Model, items: Sequence[Item], *, role: Any = "document") -> Vectors:
@@ -113,7 +124,8 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     several = AUDITED[data.modality]
     audited = distinct[:: max(1, len(distinct) // several)][:several]  # long and short ones: padding shows between them
     caveats = audit(model, info, [decode(data.modality, item) for item in audited], asked=spec["dtype"])
-    counted = _counted(model, shapes) if spec["replicate"] == 0 else None  # the same in every process
+    forward_counted = model.forward_by_torch if isinstance(model, Exportable) and not _by_torch(spec) else model.forward
+    counted = _counted(forward_counted, shapes) if spec["replicate"] == 0 else None  # the same in every process
     warm_s, _ = seconds_of(every_shape, clock=clock)
 
     until = Until(min_s=spec["share_s"], min_count=1)
@@ -156,12 +168,13 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     joules, no_joules = _energy(model, prepared, device, spec["share_s"])
     served = sent.totals(forward.wall_s)
     result = {
-        "info": {**asdict(info), "weights_fingerprint": model.fingerprint(), "threads": threads.in_force()},
+        "info": {**asdict(info), "weights_fingerprint": model.fingerprint(), "threads": info.threads or threads.in_force()},
         "caveats": [[caveat.code, caveat.text] for caveat in caveats],
         "load_s": load_s,
         "first_batch_s": first_batch_s,
         "first_query_s": first_query_s,
         "compile_s": compile_s,
+        "export_s": info.export_s,
         "throughput_per_s": rate,
         "units_per_s": rate * sum(ready.units for ready in prepared) / items_a_pass if served is None else served["tokens_per_s"] or None,
         "pipeline_per_s": pipeline.count * len(stored[0]) / pipeline.wall_s,
@@ -205,11 +218,11 @@ def _by_shape(prepared: Sequence[Prepared]) -> list[list[Prepared]]:
     return list(groups.values())
 
 
-def _counted(model: Model, shapes: Sequence[Sequence[Prepared]]) -> flops.Flops | None:
+def _counted(forward: Callable[[Prepared], Any], shapes: Sequence[Sequence[Prepared]]) -> flops.Flops | None:
     """Return the operations of the forward passes over all batches, one of each shape being counted."""
     convolution = other = 0.0
     for first, *more in shapes:
-        found = flops.count(partial(model.forward, first))
+        found = flops.count(partial(forward, first))
         if found is None:
             return None
         convolution += found.convolution * (1 + len(more))

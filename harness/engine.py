@@ -421,6 +421,8 @@ class Engine:
                 "machine": hardware,
                 "versions": cell.parts["versions"],
                 "source": cell.parts["source"],
+                "backend": cell.job.backend,
+                "runtime": info.get("runtime"),
                 "commit": fingerprint.commit(),
                 "engine": about if cell.kind == "search" else {},
                 "threads": about.get("threads") if cell.kind == "embed" else None,

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 Modality = Literal["text", "image", "audio", "video", "vectors"]
 Metric = Literal["cosine", "ip", "l2"]
-Dtype = Literal["fp32", "fp16", "bf16"]
+Dtype = Literal["fp32", "fp16", "bf16", "int8"]
+"""Precision of a network; ``int8`` is what a runtime besides torch makes of it: weights in 8 bits, vectors in float32."""
+Backend = Literal["torch", "onnx", "openvino"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 VectorType = Literal["fp32", "fp16", "bf16", "int8", "binary"]
 Role = Literal["document", "query"]
@@ -123,6 +125,12 @@ class ModelInfo:
     max_tokens: int | None = None
     attention: str | None = None
     """The attention implementation that the library settled on; None for a network without attention."""
+    runtime: str | None = None
+    """Which runtime besides torch computes, e.g. ``onnxruntime 1.31.1``; None where torch does."""
+    threads: Mapping[str, int] | None = None
+    """That runtime's threads: ``intra_op`` inside an operator, ``inter_op`` for operators side by side."""
+    export_s: float | None = None
+    """Seconds that exporting the network to that runtime took, once; `Model.load` finds it exported."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,27 @@ class Model(Protocol):
 
     def finish(self, outputs: Any) -> Vectors:
         """Return vectors of shape (n, dim), float32, in the order of the items."""
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """What a model offers besides `Model` if runtimes other than torch can run its network: its ``load`` takes a ``backend``, too.
+
+    The network is loaded in fp32 by torch, exported once, and kept; `forward` is then the runtime's run.
+    """
+
+    @property
+    def backends(self) -> Mapping[str, str]:
+        """The runtimes, by the name of the module that knows them: its source and its libraries are part of a cell's key."""
+
+    def refused(self, *, backend: Backend, device: str, dtype: Dtype, attention: Attention, compiled: bool) -> list[str]:
+        """Return a sentence for each thing asked for that the runtime cannot do, or lacks here; loads nothing."""
+
+    def forward_by_torch(self, prepared: Prepared) -> Any:
+        """Take a batch that is prepared for a runtime through the same network as torch's operators, whose arithmetic can be counted.
+
+        What comes of it has no meaning.
+        """
 
 
 @runtime_checkable

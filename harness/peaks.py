@@ -52,6 +52,10 @@ multiply and add sixteen fp32 or thirty-two bf16 numbers; two 256-bit ones; one 
 numbers. Other architectures may hide matrix units (Apple's do) and get the largest."""
 
 
+INT8_A_FLOAT = 4
+"""As many 8-bit numbers stand where one fp32 number does, and the instructions that multiply and add them take as many at once."""
+
+
 @dataclass(frozen=True)
 class Peak:
     """Operations a second."""
@@ -94,7 +98,7 @@ def limit(device: str, dtype: str) -> Peak | None:
     `FASTEST_CLOCK` with `PER_CYCLE` operations each, several times what any program reaches. Convolutions may be `WINOGRAD` times as fast.
     """
     if device == "cpu":
-        cores, each = os.cpu_count() or 1, _per_cycle()
+        cores, each = os.cpu_count() or 1, _per_cycle() * (INT8_A_FLOAT if dtype == "int8" else 1)
         most = cores * FASTEST_CLOCK * each
         return Peak(WINOGRAD * most, most, f"{cores} cores × {FASTEST_CLOCK / 1e9:g} GHz × {each} operations a cycle")
     name = _gpu(device)

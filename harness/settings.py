@@ -32,10 +32,12 @@ from harness.fingerprint import usable_cores
 from harness.interfaces import (
     PARTS,
     Attention,
+    Backend,
     Changeable,
     CorpusEngine,
     Dataset,
     Dtype,
+    Exportable,
     Index,
     Metric,
     Model,
@@ -106,6 +108,8 @@ class Job:
     shrunk_from: int | None = None
     """The corpus size asked for, where a budget has made it smaller."""
 
+    backend: Backend = "torch"
+    """What computes the vectors."""
     @property
     def folder(self) -> Path:
         """Where this job's records go."""
@@ -469,6 +473,7 @@ def _checked(plain: Mapping[str, Any], choices: dict[str, str], overrides: tuple
         rows = dataset.corpus
         if rows is not None:
             if values["batch_size"] > rows:
+    unsupported += [] if served or "model" not in built else _not_the_backends(plain, built["model"], choices["model"], device)
                 wrong.append(
                     f"batch_size must be ≤ dataset.corpus={rows}, got {values['batch_size']}; choose a smaller one or a larger corpus"
                 )
@@ -477,6 +482,7 @@ def _checked(plain: Mapping[str, Any], choices: dict[str, str], overrides: tuple
             wrong += index.violations(rows=rows, dim=model.dim, k=k)
         assumed = max(*k, 1_000) if rows is None else rows  # until the files have been counted
         unsupported += store.violations(
+        "backend": get.choice("backend", get_args(Backend)),
             index=index,
             metric=values["metric"],
             dim=model.dim,
@@ -533,7 +539,13 @@ def _not_changeable(store: Store, name: str) -> list[str]:
 
 def _not_the_services(plain: Mapping[str, Any], model: str) -> list[str]:
     """Return what is asked for that a model behind an endpoint decides by itself; what runs here is a client, on the CPU."""
-    free: dict[str, tuple[Any, ...]] = {"device": ("auto", "cpu"), "dtype": ("fp32",), "attention": ("auto",), "compile": (False,)}
+    free: dict[str, tuple[Any, ...]] = {
+        "device": ("auto", "cpu"),
+        "dtype": ("fp32",),
+        "attention": ("auto",),
+        "compile": (False,),
+        "backend": ("torch",),
+    }
     return [
         f"{key}={str(plain[key]).lower()}: model={model} is served by an endpoint, which decides that itself; leave {key} out"
         for key, values in free.items()
@@ -586,6 +598,26 @@ class _Reader:
         return tuple(map(float, values))
 
     def share(self, key: str) -> float:
+def _not_the_backends(plain: Mapping[str, Any], model: Model, name: str, device: str) -> list[str]:
+    """Return what is asked for that the runtime which is to compute cannot do with this model, or lacks here."""
+    backend, dtype = plain["backend"], plain["dtype"]
+    if backend not in get_args(Backend):  # told elsewhere
+        return []
+    if backend == "torch":
+        return ["dtype=int8 needs backend=onnx or backend=openvino; torch computes in fp32, fp16 or bf16"] if dtype == "int8" else []
+    if isinstance(model, Exportable) and backend in model.backends:
+        return model.refused(backend=backend, device=device, dtype=dtype, attention=plain["attention"], compiled=plain["compile"])
+    return [f"backend={backend}: model={name} computes with torch alone; take backend=torch, or one of {', '.join(_exportable(backend))}"]
+
+
+def _exportable(backend: str) -> list[str]:
+    """Return the model options that a runtime besides torch can run."""
+    nodes = {option: OmegaConf.load(CONF / "model" / f"{option}.yaml") for option in options("model")}
+    whole = {option: OmegaConf.to_container(node) for option, node in nodes.items() if "_target_" in node and "defaults" not in node}
+    models = {option: build(node, key="model") for option, node in whole.items() if "???" not in map(str, node.values())}  # type: ignore[arg-type, union-attr]
+    return [option for option, model in models.items() if isinstance(model, Exportable) and backend in model.backends]
+
+
         value = self._value(key)
         if type(value) not in (int, float) or not 0 <= value <= 1:
             self._wrong.append(f"{key} must be a number in [0, 1], got {value!r}")

@@ -72,6 +72,8 @@ def of_embed(outcomes: Sequence[Outcome], memory: Mapping[str, Any], *, device: 
         took = [outcome.result["compile_s"] for outcome in outcomes]
         no_longer = "the first pass over the shapes took no longer than a later one: nothing was compiled"
         metrics["compile_s"] = _replicated([s if s is not None and s > 0 else None for s in took], "s", "lower", no_longer)
+    if (exported_s := outcomes[0].result.get("export_s")) is not None:
+        metrics["export_s"] = single(exported_s, "s", "not measured")
     for stage in STAGES:
         if stage == "transfer" and device == "cpu":
             metrics["transfer_s"] = Measured(None, "s", "lower", reason="device=cpu: nothing is moved")

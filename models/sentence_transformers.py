@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from harness.errors import SettingsError
-from harness.interfaces import Attention, Dtype, Item, ModelInfo, Prepared, Role, Weights
-from models import parameters, rules
+from harness.errors import SettingsError, UnsupportedError
+from harness.interfaces import Attention, Backend, Dtype, Item, ModelInfo, Prepared, Role, Vectors, Weights
+from models import exported, parameters, rules
 from models import weights as weights_
 from models.checkpoint import Checkpoint, attention_arguments
 from models.loading import loading
@@ -86,16 +86,40 @@ class SentenceTransformersModel(Checkpoint):
         tokenizer = weights_.tokenizer_fingerprint(files) if files is not None else f"trained on Python {platform.python_version()}"
         return replace(found, fingerprint=f"{found.fingerprint}, tokenizer {tokenizer}")
 
-    def load(self, weights: Weights, *, device: str, dtype: Dtype, attention: Attention = "auto", compiled: bool = False) -> ModelInfo:
-        """Load in exactly `dtype` and move the model to `device`.
+    @property
+    def backends(self) -> Mapping[str, str]:
+        """The runtimes besides torch that can run the network, each with the module that does it."""
+        return exported.RUNTIMES
+
+    def refused(self, *, backend: Backend, device: str, dtype: Dtype, attention: Attention, compiled: bool) -> list[str]:
+        """Return what such a runtime cannot do of what is asked for, and what it lacks here, see `models.exported.violations`."""
+        return exported.violations(backend=backend, device=device, dtype=dtype, attention=attention, compiled=compiled)
+
+    def load(
+        self,
+        weights: Weights,
+        *,
+        device: str,
+        dtype: Dtype,
+        attention: Attention = "auto",
+        compiled: bool = False,
+        backend: Backend = "torch",
+    ) -> ModelInfo:
+        """Load in exactly `dtype` and move the model to `device`; for another `backend`, export the network if need be, and open it there.
 
         Raises
         ------
         harness.errors.WeightsError
             When the files cannot be read or do not fit.
+        harness.errors.UnsupportedError
+            When the `backend` lacks something, or cannot run this network.
         harness.errors.SettingsError
             When `max_tokens` or `attention` is more than the model can do, or `pooling` not what its checkpoint says.
         """
+        if backend != "torch":
+            if refused := self.refused(backend=backend, device=device, dtype=dtype, attention=attention, compiled=compiled):
+                raise UnsupportedError(refused)
+            return self._open(weights, dtype=dtype, backend=backend)
         chosen = attention_arguments(attention, device=device, dtype=dtype)
         reports: list[Mapping[str, Any]] = []
         with loading(weights, attention=attention):
@@ -119,6 +143,87 @@ class SentenceTransformersModel(Checkpoint):
             _compile(model[0])
         return info
 
+    def _open(self, weights: Weights, *, dtype: Dtype, backend: Backend) -> ModelInfo:
+        """Open the exported network, with as many threads as torch would take; torch's own is kept without weights, for what it knows."""
+        import torch
+
+        found = exported.opened(self, weights, backend=backend, dtype=dtype, threads=torch.get_num_threads())
+        with loading(weights):
+            if weights.kind == "random":
+                shell = self._random("fp32", {}, device="meta")
+            else:
+                shell = self._pretrained(weights, "fp32", {}, [], device="meta")
+        if not found.pooler:
+            shell[0].model.pooler = None
+        shell.max_seq_length = found.info.max_tokens
+        object.__setattr__(self, "_loaded", (shell.eval(), found))
+        return found.info
+
+    def capture(self, weights: Weights) -> exported.Captured:
+        """Load in fp32 and let torch capture the way from token ids to finished vectors, for batches of any size and length.
+
+        Raises
+        ------
+        harness.errors.UnsupportedError
+            When queries and documents go different ways through the network, or it needs more than token ids and their masks.
+        """
+        import torch
+        from sentence_transformers.base.modules import Router
+        from sentence_transformers.sentence_transformer.modules import Pooling as PoolingModule
+
+        info = self.load(weights, device="cpu", dtype="fp32")
+        features = self.network.preprocess(["A text.", "Another text, which is longer than the first.", "And a third."])
+        inputs = tuple(name for name in exported.INPUTS if name in features)
+        others = [name for name, value in features.items() if isinstance(value, torch.Tensor) and name not in exported.INPUTS]
+        if "attention_mask" not in features or others:
+            raise UnsupportedError("this network needs more than token ids and their masks")
+        for module in self.network.modules():
+            if isinstance(module, Router) or (isinstance(module, PoolingModule) and not module.include_prompt):
+                raise UnsupportedError("queries and documents go different ways through this network")
+        pooler = getattr(getattr(self.network[0], "model", None), "pooler", None) is not None
+        return exported.Captured(self._program({name: features[name] for name in inputs}), inputs, info, self.fingerprint(), pooler)
+
+    def _program(self, features: Mapping[str, Any]) -> Any:
+        """Return the ``torch.export.ExportedProgram`` of the loaded model; the given inputs have shape (3, tokens)."""
+        import torch
+
+        network, finished = self.network, self._finished
+
+        class Embedding(torch.nn.Module):
+            """All modules of the model as one."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = network
+
+            def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
+                given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+                inputs = {name: value for name, value in given.items() if value is not None}
+                return finished(self.network(inputs)["sentence_embedding"]).float()
+
+        dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return torch.export.export(Embedding().eval(), tuple(features.values()), dynamic_shapes=tuple(dynamic for _ in features))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over the loaded weights; of an exported network, over those that were exported, whatever became of them."""
+        return super().fingerprint() if self._elsewhere is None else self._elsewhere.fingerprint
+
+    def transfer(self, prepared: Prepared) -> Prepared:
+        """Move the inputs to the device; on a CPU the batch comes back unchanged."""
+        return super().transfer(prepared) if self._elsewhere is None else prepared
+
+    def finish(self, outputs: Any) -> Vectors:
+        """Return the vectors of shape (n, dim), float32, in the order of the items."""
+        vectors: Vectors = super().finish(outputs) if self._elsewhere is None else outputs
+        return vectors
+
+    @property
+    def _elsewhere(self) -> exported.Opened | None:
+        """The network in another runtime; None where torch runs it."""
+        found: exported.Opened | None = self.preparer
+        return found
+
     def prepare(self, items: Sequence[Item], *, role: Role = "document") -> Prepared:
         """Tokenise texts, padded to the longest of them, with the prompt of their `role`."""
         prompt = self.query_prompt if role == "query" else self.document_prompt
@@ -127,16 +232,33 @@ class SentenceTransformersModel(Checkpoint):
         tokens = int(features["attention_mask"].sum()) if "attention_mask" in features else int(features["input_ids"].numel())
         encodings = getattr(features, "encodings", None) or ()
         truncated = sum(1 for encoding in encodings if encoding.overflowing)
-        return Prepared((dict(features), role), count=len(items), units=float(tokens), truncated=truncated)
+        inputs = dict(features) if self._elsewhere is None else {name: features[name].numpy() for name in self._elsewhere.inputs}
+        return Prepared((inputs, role), count=len(items), units=float(tokens), truncated=truncated)
 
     def forward(self, prepared: Prepared) -> Any:
         """Run all modules of the model: transformer, pooling, normalisation; then cut the vectors if `dim` asks for it."""
         import torch
 
         features, role = prepared.inputs  # models that embed queries differently route by the role
+        if self._elsewhere is not None:
+            return self._elsewhere.session.run(features)
         with torch.inference_mode():
             # A copy, because the modules write their results into the dict they are given.
             return self._finished(self.network(dict(features), task=role)["sentence_embedding"])
+
+    def forward_by_torch(self, prepared: Prepared) -> Any:
+        """Take a batch for a runtime besides torch through torch's operators, on the device ``meta``: shapes without numbers.
+
+        No text is masked, which changes neither which operators there are nor their shapes.
+        """
+        import torch
+
+        features, role = prepared.inputs
+        shapes = {
+            name: torch.empty(ids.shape, dtype=torch.long, device="meta") for name, ids in features.items() if name != "attention_mask"
+        }
+        with torch.inference_mode():
+            return self._finished(self.network(shapes, task=role)["sentence_embedding"])
 
     def _finished(self, vectors: Any) -> Any:
         """Return what the modules made, (n, own dim), as it is searched with, (n, dim)."""
@@ -151,14 +273,16 @@ class SentenceTransformersModel(Checkpoint):
         already = isinstance(self.network[-1], Normalize) and not (is_cut or self.layer_norm)
         return functional.normalize(vectors.float(), dim=1) if self.normalized and not already else vectors
 
-    def _pretrained(self, weights: Weights, dtype: Dtype, chosen: Mapping[str, Any], reports: list[Mapping[str, Any]]) -> Any:
+    def _pretrained(
+        self, weights: Weights, dtype: Dtype, chosen: Mapping[str, Any], reports: list[Mapping[str, Any]], *, device: str = "cpu"
+    ) -> Any:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer import modules
 
         precision = parameters.torch_dtype(dtype)
-        with _loading_reports(reports):
+        with _loading_reports(reports) if device == "cpu" else _built_from_config(device):
             model = SentenceTransformer(
-                weights.path, device="cpu", local_files_only=True, model_kwargs={"dtype": precision, "use_safetensors": True, **chosen}
+                weights.path, device=device, local_files_only=True, model_kwargs={"dtype": precision, "use_safetensors": True, **chosen}
             )
         model.truncate_dim = None  # a checkpoint can ask for it; here `dim` decides
         _drop_missing_pooler(model[0], reports)
@@ -172,7 +296,7 @@ class SentenceTransformersModel(Checkpoint):
             pooling.pooling_mode = self.pooling
         return _cast(model, precision)
 
-    def _random(self, dtype: Dtype, chosen: Mapping[str, Any]) -> Any:
+    def _random(self, dtype: Dtype, chosen: Mapping[str, Any], *, device: str = "cpu") -> Any:
         """Build the architecture at full size with seeded random weights, and the tokenizer that can be had."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer import modules
@@ -194,7 +318,7 @@ class SentenceTransformersModel(Checkpoint):
         with tempfile.TemporaryDirectory() as folder, parameters.seeded(self.seed):
             config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            with _built_from_config():
+            with _built_from_config(device):
                 transformer = modules.Transformer(
                     folder,
                     max_seq_length=longest,
@@ -206,7 +330,7 @@ class SentenceTransformersModel(Checkpoint):
                 parts.append(modules.Dense(parts[-1].get_embedding_dimension(), dim, bias=False, activation_function=Identity()))
         if self.normalized:
             parts.append(modules.Normalize())
-        return _cast(SentenceTransformer(modules=parts, device="cpu", local_files_only=True), precision)
+        return _cast(SentenceTransformer(modules=parts, device=device, local_files_only=True), precision)
 
 
 def _drop_missing_pooler(module: Any, reports: list[Mapping[str, Any]]) -> None:
@@ -286,18 +410,20 @@ def _loading_reports(reports: list[Mapping[str, Any]]) -> Iterator[None]:
 
 
 @contextmanager
-def _built_from_config() -> Iterator[None]:
+def _built_from_config(device: str = "cpu") -> Iterator[None]:
     """Let sentence-transformers build a model from its configuration, where it only knows how to load one.
 
-    Writing random weights to a disk and reading them back would work too, with twice the memory.
+    Writing random weights to a disk and reading them back would work too, with twice the memory. On the device ``meta`` it has no weights.
     """
+    import torch
     import transformers
 
     library: Any = transformers.PreTrainedModel
     original = library.__dict__["from_pretrained"]
 
     def from_pretrained(cls: Any, _: Any, /, *, config: Any, dtype: Any, attn_implementation: str | None = None, **__: Any) -> Any:
-        return cls._from_config(config, dtype=dtype, attn_implementation=attn_implementation).eval()
+        with torch.device(device):
+            return cls._from_config(config, dtype=dtype, attn_implementation=attn_implementation).eval()
 
     library.from_pretrained = classmethod(from_pretrained)
     try:

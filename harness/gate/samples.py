@@ -91,6 +91,7 @@ def planned(overrides: Sequence[str], *, config_dirs: Sequence[str], results: Pa
             "dtype": job.dtype,
             "attention": job.attention,
             "compile": job.compile,
+            "backend": job.backend,
             "vector_type": job.vector_type,
         },
         "embed": told,
