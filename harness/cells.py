@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.devices import available
-from harness.fingerprint import digest, machine, source_of, versions_used_by
+from harness.fingerprint import digest, digest_of, machine, source_of, versions_used_by
 from harness.interfaces import Data, Exportable, Weights
 from harness.records import SCHEMA_VERSION, Kind
 from harness.settings import Job
@@ -59,8 +59,53 @@ class Cell:
         return f"search {self.labels['store']}/{self.labels['index']} on {self.labels['model']} vectors"
 
 
-def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights, engine: Any) -> tuple[Cell, Cell]:
-    """Return a job's embed cell and search cell.
+@dataclass(frozen=True)
+class _Common:
+    """What a job's two cells have in common."""
+
+    settings: Mapping[str, Any]
+    recipe: str
+    surroundings: Mapping[str, Any]
+    labels: Mapping[str, Any]
+    modules: list[str]
+    """Those that make the vectors."""
+
+    @classmethod
+    def of(cls, job: Job, data: Data, weights: Weights) -> _Common:
+        protocol: dict[str, Any] = {
+            "processes": job.processes,
+            "min_duration_s": job.min_duration_s,
+            "min_requests": job.min_requests,
+            "seed": job.seed,
+        }
+        if job.exclusive is not True:
+            protocol["exclusive"] = job.exclusive
+        modules = [_module(job.nodes["model"])]
+        if job.backend != "torch" and isinstance(job.model, Exportable):  # the runtime, with its libraries
+            modules.append(job.model.backends[job.backend])
+        made_from = {
+            "model": {name: value for name, value in job.nodes["model"].items() if name != "gflop_per_item"},  # which only estimates use
+            "backend": job.backend,
+            "dtype": job.dtype,
+            "attention": job.attention,
+            "compile": job.compile,
+            "weights": weights.fingerprint,
+            "data": data.fingerprint,
+        }
+        recipe = digest_of(
+            {
+                **made_from,
+                "source": source_of([*modules, "harness.vectors"]),
+                "versions": versions_used_by([*modules, "harness.vectors"]),
+            }
+        )[:32]
+        surroundings = {"within_shares": WITHIN_SHARES, "variables": environment(job.threads)}
+        labels = {"model": job.choices["model"], "dataset": job.choices["dataset"], "modality": _modality(data)}
+        return cls({**protocol, **made_from}, recipe, surroundings, labels, modules)
+
+
+def embed_cell(job: Job, data: Data, data_folder: Path, weights: Weights) -> Cell:
+    """Return a job's embed cell.
 
     Parameters
     ----------
@@ -70,92 +115,74 @@ def cells_of(job: Job, data: Data, data_folder: Path, weights: Weights, engine: 
         The job's dataset, laid out in `data_folder`.
     weights : Weights
         Where the model's weights come from on this machine.
-    engine : JSON-like
-        What the store says of the engine that it will reach, see `harness.interfaces.Identified`; None where it says nothing.
     """
-    model_node, store_node, index_node = job.nodes["model"], job.nodes["store"], job.nodes["index"]
-    model_module, store_module, index_module = (str(node["_target_"]).rpartition(".")[0] for node in (model_node, store_node, index_node))
-    protocol = {"processes": job.processes, "min_duration_s": job.min_duration_s, "min_requests": job.min_requests, "seed": job.seed}
-    surroundings = {"within_shares": WITHIN_SHARES, "variables": environment(job.threads)}
-    figures, search_figures = (
-        "harness.summary",
-        "harness.search_summary",
-    )  # how recall, quality and intervals are computed decides about numbers as much as what runs in the cell
-    runtimes = backend_modules(job)
+    common = _Common.of(job, data, weights)
+    modules = [*common.modules, "harness.embed_cell", "harness.summary"]  # how figures are computed decides about them, too
     device, hardware = place_of(job, weights)
-    model_settings = {name: value for name, value in model_node.items() if name != "gflop_per_item"}  # which only estimates use
-    made_from = {
-        "model": model_settings,
-        "backend": job.backend,
-        "dtype": job.dtype,
-        "attention": job.attention,
-        "compile": job.compile,
-        "weights": weights.fingerprint,
-        "data": data.fingerprint,
-    }
-    recipe = digest(
-        {
-            **made_from,
-            "source": source_of([model_module, *runtimes, "harness.vectors"]),
-            "versions": versions_used_by([model_module, *runtimes, "harness.vectors"]),
-        }
-    )[:32]
-    labels = {"model": job.choices["model"], "dataset": job.choices["dataset"], "device": device, "modality": _modality(data)}
-
-    embed_settings = {
-        **protocol,
-        **made_from,
+    settings = {
+        **common.settings,
         "device": device,
         "batch_size": job.batch_size,
         "interop_threads": job.interop_threads,
         "embed_items": job.embed_items,
     }
-    embed_parts = {
+    parts = {
         "schema": SCHEMA_VERSION,
         "kind": "embed",
-        "settings": embed_settings,
-        "source": source_of([model_module, *runtimes, "harness.embed_cell", figures]),
-        "versions": versions_used_by([model_module, *runtimes, "harness.embed_cell", figures]),
-        "surroundings": surroundings,
+        "settings": settings,
+        "source": source_of(modules),
+        "versions": versions_used_by(modules),
+        "surroundings": common.surroundings,
         "machine": hardware,
     }
-    search_settings = {
-        **protocol,
-        **made_from,
-        "store": dict(store_node),
+    labels = {**common.labels, "device": device}
+    return Cell("embed", digest_of(parts)[:20], parts, settings, labels, data_folder, common.recipe, weights, job)
+
+
+def search_cell(job: Job, data: Data, data_folder: Path, weights: Weights, engine: Any) -> Cell:
+    """Return a job's search cell.
+
+    Parameters
+    ----------
+    job, data, data_folder, weights : Job, Data, Path, Weights
+        As for `embed_cell`.
+    engine : JSON-like
+        What the store says of the engine that it will reach, see `harness.interfaces.Identified`; None where it says nothing.
+    """
+    common = _Common.of(job, data, weights)
+    store, index = job.nodes["store"], job.nodes["index"]
+    modules = [_module(store), _module(index), "harness.search_cell", "harness.vectors", "harness.search_summary"]
+    settings = {
+        **common.settings,
+        "store": dict(store),
         **({} if engine is None else {"engine": engine}),
-        "index": dict(index_node),
+        "index": dict(index),
         "metric": job.metric,
         "k": list(job.k),
         **_load(job),
     }
-    search_parts = {
+    parts = {
         "schema": SCHEMA_VERSION,
         "kind": "search",
-        "settings": search_settings,
-        "recipe": recipe,
-        "source": source_of([store_module, index_module, "harness.search_cell", "harness.vectors", search_figures]),
-        "versions": versions_used_by([store_module, index_module, "harness.search_cell", "harness.vectors", search_figures]),
-        "surroundings": surroundings,
+        "settings": settings,
+        "recipe": common.recipe,
+        "source": source_of(modules),
+        "versions": versions_used_by(modules),
+        "surroundings": common.surroundings,
         "machine": {**machine(), "threads": job.threads},
     }
-    search_labels = {
-        **labels,
+    labels = {
+        **common.labels,
         "device": None,
         "store": job.choices["store"],
         "index": job.choices["index"],
         "build_params": job.index.build_params(),
     }
-
-    def cell(kind: Kind, parts: Mapping[str, Any], settings: Mapping[str, Any], labels: Mapping[str, Any]) -> Cell:
-        return Cell(kind, digest(parts)[:20], parts, settings, labels, data_folder, recipe, weights, job)
-
-    return cell("embed", embed_parts, embed_settings, labels), cell("search", search_parts, search_settings, search_labels)
+    return Cell("search", digest_of(parts)[:20], parts, settings, labels, data_folder, common.recipe, weights, job)
 
 
-def backend_modules(job: Job) -> list[str]:
-    """Return the modules of the runtime besides torch that computes a job's vectors, whose source and libraries are part of its keys."""
-    return [job.model.backends[job.backend]] if isinstance(job.model, Exportable) and job.backend in job.model.backends else []
+def _module(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rpartition(".")[0]
 
 
 def place_of(job: Job, weights: Weights) -> tuple[str, dict[str, Any]]:

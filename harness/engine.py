@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 
-from harness import cache, devices, fingerprint, summary
+from harness import cache, devices, fingerprint, machine_lock, summary, truth
 from harness.cells import TRUTH_K, Cell, embed_spec, environment, search_spec
 from harness.data import open_data
 from harness.disturbance import NOTABLE, OtherWork
@@ -37,17 +36,23 @@ from harness.replicate import Replicate
 from harness.search_cell import parts_of
 from harness.search_summary import of_search
 from harness.vectors import open_truth
+from harness.workspace import workspace
 
 log = logging.getLogger(__name__)
-
-_WORKSPACE = "harness-run-"
-"""Beginning of the name of a run's working folder; the run's process number follows."""
 
 _POLL_S = 0.25
 """Seconds between two looks at a lock that another run holds: it may be measuring, so that we must not be busy."""
 
 _KEPT = 8
 """Replicates whose servers stay for the next cell: each holds the imported libraries, about half a gigabyte. Others start anew."""
+
+_BESIDE: Mapping[Any, str] = {
+    "device": "Measured with exclusive=device: cells on other devices of this machine may have been timed at the same time, which share "
+    "its processors and memory.",
+    False: "Measured with exclusive=false: other cells may have been timed on this machine at the same time; timings are then slower and "
+    "vary more.",
+}
+"""What a reader is told of a cell that was not promised to be alone on the machine."""
 
 
 class Engine:
@@ -76,10 +81,12 @@ class Engine:
         self._failed_recipes: dict[str, HarnessError] = {}
         self._left_to_others: list[Planned] = []
         """Jobs with a cell that another run was measuring when its turn came."""
-        _remove_left_behind()
         self._other_work: float | None = None
         """Share of the processors that others used while the present cell was timed."""
-        self._workspace = Path(tempfile.mkdtemp(prefix=f"{_WORKSPACE}{os.getpid()}-"))
+        self._ground_truth: Mapping[str, Any] | None = None
+        """What the ground truth of the search cell measured last took when it was made."""
+        self._held = ExitStack()
+        self._workspace = self._held.enter_context(workspace())
 
     def __enter__(self) -> Engine:
         return self
@@ -88,7 +95,8 @@ class Engine:
         for group in self._replicates.values():
             for replicate in group:
                 replicate.close()
-        shutil.rmtree(self._workspace, ignore_errors=True)
+        _remove_stale_locks(self._plan.folder / "records")
+        self._held.close()
 
     def run(self, planned: Planned, *, wait: bool = False) -> None:
         """Measure what one job still lacks.
@@ -122,7 +130,7 @@ class Engine:
         cell = planned.skip
         if cell.key not in self._done:
             self._done.add(cell.key)
-            self._write(self._record(cell, "skipped", " ".join(planned.job.unsupported), now(), 0.0, None))
+            self._write_skipped(cell, " ".join(planned.job.unsupported))
 
     def _too_large(self, cell: Cell) -> bool:
         """Record a cell as skipped where a smaller batch of the same has not fitted into memory in this run."""
@@ -130,9 +138,13 @@ class Engine:
         if smaller is None or cell.job.batch_size <= smaller:
             return False
         reason = f"memory ran out at batch_size={smaller}, so this larger batch of the same was not tried; choose a smaller one"
-        self._write(self._record(cell, "skipped", reason, now(), 0.0, None))
+        self._write_skipped(cell, reason)
         log.warning("skipped: %s: %s", cell.title, reason)
         return True
+
+    def _write_skipped(self, cell: Cell, reason: str) -> None:
+        self._other_work = None  # which is of the cell that was measured before
+        self._write(self._record(cell, "skipped", reason, now(), 0.0, None))
 
     def _measure(self, cell: Cell, *, wait: bool = True) -> bool:
         """Measure a cell, or read what another run has made of it; False if another run is at it and this one is not to `wait`."""
@@ -142,7 +154,10 @@ class Engine:
             return alone
 
     def _measure_now(self, cell: Cell) -> None:
-        with self._machine():
+        def waiting() -> None:
+            self._progress.start("waiting for another run on this machine", 0.0)
+
+        with machine_lock.timed(cell.job.exclusive, str(cell.labels["device"] or "cpu"), waiting=waiting):
             self._progress.start(cell.title, self._plan.estimates.get(cell.key, 0.0))
             started_at, began = now(), time.monotonic()
             self._other_work = None
@@ -181,8 +196,8 @@ class Engine:
                 self._progress.start(f"waiting for another run to measure {cell.title}", 0.0)
                 lock.acquire(poll_interval=_POLL_S)
         try:
-            for half in path.parent.glob(f".{cell.key}-*") if lock.is_locked else ():  # written by somebody who was killed
-                half.unlink(missing_ok=True)
+            if lock.is_locked:
+                _remove_half_written(path.parent, cell.key)
             yield lock.is_locked
         finally:
             if lock.is_locked:
@@ -206,7 +221,7 @@ class Engine:
                 write(record, self._plan.folder)
             except OSError as error:
                 raise OSError(error.errno, f"{error.strerror or error}{self._rescued(record)}") from error
-        self.records[record.key] = record
+        self.records[record.key] = replace(record, samples={})  # which lie on disk: a run of many cells would keep them all in memory
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -238,8 +253,9 @@ class Engine:
     def _search(self, cell: Cell) -> summary.Summary:
         vectors = self._vectors(cell)
         data = open_data(cell.data_folder)
-        truths = {share: self._truth(cell, vectors, parts_of(share)) for share in dict.fromkeys((None, *cell.job.filter))}
+        truths = {share: self._truth(cell, vectors, data, parts_of(share)) for share in dict.fromkeys((None, *cell.job.filter))}
         spec = {**search_spec(cell, vectors), "truth": {str(parts_of(share)): str(folder) for share, folder in truths.items()}}
+        self._ground_truth = truth.cost_of(truths[None])
         outcomes = self._replicate("harness.search_cell:measure", spec, cell)
         memory = self._alone("harness.search_cell:measure_memory", spec, cell)
         return of_search(
@@ -291,7 +307,7 @@ class Engine:
         shutil.rmtree(shards, ignore_errors=True)
         return found
 
-    def _truth(self, cell: Cell, vectors: Path, below: int | None) -> Path:
+    def _truth(self, cell: Cell, vectors: Path, data: Data, below: int | None) -> Path:
         content = json.loads((vectors / "vectors.json").read_text())["fingerprint"]
         k = max(TRUTH_K, *cell.job.k)
         key = fingerprint.digest(
@@ -303,14 +319,20 @@ class Engine:
                 "source": fingerprint.source_of(["harness.groundtruth"]),
             }
         )
+        threads, device = cell.job.threads, cell.job.device if cell.job.device.startswith("cuda") else "cpu"
         spec = {"vectors": str(vectors), "k": k, "metric": cell.job.metric, "below": below}
+        spec |= {"key": key[:32], "threads": threads, "device": device}
+        cost = truth.Cost(len(data.queries), len(data.corpus), cell.job.model.dim)
+        timeout_s = max(cell.job.timeout_s, 20 * cost.seconds(threads, device))
 
         def make(folder: Path) -> None:
-            self._servers(cell)[0].run(
-                "harness.vectors:make_truth", spec, folder, timeout_s=cell.job.timeout_s, report=self._progress.stage
-            )
+            if len(cost.parts) > 1:
+                self._progress.say(cost.words(threads, device))
+            self._servers(cell)[0].run("harness.truth:make_truth", spec, folder, timeout_s=timeout_s, report=self._progress.stage)
 
-        return cache.get("truth", key[:32], make)
+        found = cache.get("truth", key[:32], make)
+        truth.forget_parts(key[:32])
+        return found
 
     # ---------------------------------------------------------------------------------- the processes
 
@@ -364,21 +386,6 @@ class Engine:
             server.close()
             shutil.rmtree(folder, ignore_errors=True)
 
-    @contextmanager
-    def _machine(self) -> Iterator[None]:
-        """Hold the lock that says: this machine is being measured on; says so when another run has it."""
-        user = os.getuid() if hasattr(os, "getuid") else "user"
-        lock = FileLock(Path(tempfile.gettempdir()) / f"embedding-search-harness-{user}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self._progress.start("waiting for another run on this machine", 0.0)
-            lock.acquire(poll_interval=_POLL_S)
-        try:
-            yield
-        finally:
-            lock.release()
-
     # ------------------------------------------------------------------------------------- the record
 
     def _record(
@@ -404,6 +411,7 @@ class Engine:
                 "queries": len(data.queries),
                 "dim": cell.job.model.dim,
                 "vectors_fingerprint": details.get("fingerprint"),
+                "ground_truth": self._ground_truth if found and cell.kind == "search" else None,
                 "vectors_made_by": details.get("made_by"),
                 **{f"about_{name}": value for name, value in data.labels.items()},
             },
@@ -413,6 +421,8 @@ class Engine:
                 "revision": cell.weights.revision,
                 "note": cell.weights.note,
                 "weights_fingerprint": info.get("weights_fingerprint") or cell.weights.fingerprint,
+                "backend": cell.job.backend,
+                "runtime": info.get("runtime"),
                 "dtype": cell.job.dtype,
                 "parameters": info.get("parameters"),
             },
@@ -421,8 +431,6 @@ class Engine:
                 "machine": hardware,
                 "versions": cell.parts["versions"],
                 "source": cell.parts["source"],
-                "backend": cell.job.backend,
-                "runtime": info.get("runtime"),
                 "commit": fingerprint.commit(),
                 "engine": about if cell.kind == "search" else {},
                 "threads": about.get("threads") if cell.kind == "embed" else None,
@@ -471,15 +479,31 @@ class Engine:
             share = max(10, round(self._other_work * 10) * 10)
             text = f"Other processes used about {share} % of this machine's processors meanwhile: timings are slower and vary more."
             found.append(("busy_machine", text))
+        if job.exclusive is not True:
+            found.append(("not_exclusive", _BESIDE[job.exclusive]))
         return found
 
 
-def _remove_left_behind() -> None:
-    """Remove the working folders of runs that were killed before they could do it themselves."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_WORKSPACE}*"):
-        owner = folder.name.removeprefix(_WORKSPACE).partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
+def _remove_half_written(records: Path, key: str) -> None:
+    """Remove what somebody left who was killed while writing a record: files under temporary names, and samples that came before it."""
+    for half in records.glob(f".{key}-*"):
+        half.unlink(missing_ok=True)
+    for samples in records.glob(f"{key}-*.npz"):
+        if not samples.with_suffix(".json").exists():
+            samples.unlink(missing_ok=True)
+
+
+def clear_away(folder: Path) -> None:
+    """Remove what runs of a folder that were killed have left, where there is nothing to measure any more."""
+    with workspace():  # making one removes those left behind
+        _remove_stale_locks(folder / "records")
+
+
+def _remove_stale_locks(records: Path) -> None:
+    """Remove the locks of cells whose owners were killed after they had written the record, when nobody asks for that cell any more."""
+    for path in records.glob(".*.lock"):
+        with suppress(Timeout, OSError), FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
 
 
 def _preload(plan: Plan) -> list[str]:

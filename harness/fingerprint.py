@@ -30,6 +30,17 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
+def digest_of(parts: Mapping[str, Any]) -> str:
+    """Return the `digest` of a mapping; what `source_of` and `versions_used_by` answer inside `remembering` is put into words once."""
+    words = (f"{json.dumps(name)}:{_in_words(value)}" for name, value in sorted(parts.items()))
+    return hashlib.sha256(f"{{{','.join(words)}}}".encode()).hexdigest()
+
+
+def _in_words(value: Any) -> str:
+    known = _words.get(id(value))
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False) if known is None else known
+
+
 @cache
 def usable_cores() -> int:
     """Return how many cores this process may use: those it may run on, or as many as its container's time amounts to."""
@@ -77,6 +88,8 @@ def _cgroup(name: str) -> str | None:
 
 T = TypeVar("T")
 _answers: dict[tuple[str, ...], Any] | None = None
+_words: dict[int, str] = {}
+"""The answers above as JSON, by their place in memory, which they keep as long as they are remembered."""
 
 
 @contextmanager
@@ -88,6 +101,8 @@ def remembering() -> Iterator[None]:
         yield
     finally:
         _answers = outer
+        if outer is None:
+            _words.clear()
 
 
 def _once(function: Callable[[Iterable[str]], T]) -> Callable[[Iterable[str]], T]:
@@ -101,6 +116,8 @@ def _once(function: Callable[[Iterable[str]], T]) -> Callable[[Iterable[str]], T
         key = (function.__name__, *names)
         if key not in _answers:
             _answers[key] = function(names)
+            if isinstance(_answers[key], Mapping):
+                _words[id(_answers[key])] = json.dumps(_answers[key], sort_keys=True, separators=(",", ":"))
         answer: T = _answers[key]
         return answer
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from harness import cache, fingerprint, knee
-from harness.cells import Cell, cells_of, place_of
+from harness.cells import Cell, embed_cell, place_of, search_cell
 from harness.churn_cell import LEAST_SEEN, rows_taken_out
 from harness.data import open_data, prepare
 from harness.errors import DataError, SettingsError, WeightsError
@@ -215,11 +216,13 @@ def _planned(jobs: Sequence[Job], *, alone: bool, since: str, share: float | Non
     engines: dict[str, Any] = {}
     stores: dict[str, Store] = {}
     datasets: dict[str, tuple[Path, Data]] = {}
-    recipes: set[str] = set()
+    refusals: dict[tuple[Any, ...], list[str]] = {}
     wrong: dict[str, None] = {}
+    naming = _Naming()
+    cells = _Cells(speed, estimates)
     with fingerprint.remembering():  # what the source and the libraries are does not change while a plan is made
         for job in jobs:
-            node, contents, store = (digest(dict(job.nodes[group])) for group in ("model", "dataset", "store"))
+            node, contents, store = (naming(job.nodes[group]) for group in ("model", "dataset", "store"))
             try:
                 if node not in located:
                     located[node] = job.model.locate()
@@ -234,48 +237,96 @@ def _planned(jobs: Sequence[Job], *, alone: bool, since: str, share: float | Non
                 engines[store] = job.store.identity() if isinstance(job.store, Identified) else None
                 stores[store] = job.store
             rows = len(data.corpus)
-            where = f"the {rows} documents of dataset={job.choices['dataset']}" + (
-                f" under budget={job.budget_s:g}s" if job.shrunk_from else ""
-            )
-            wrong |= dict.fromkeys(job.index.violations(rows=rows, dim=job.model.dim, k=job.k))
-            wrong |= {f"batch_size must be ≤ {where}, got {job.batch_size}": None} if job.batch_size > rows else {}
-            wrong |= {f"k must be ≤ {where}, got {max(job.k)}": None} if max(job.k) > rows else {}
-            refused = stores[store].violations(
-                index=job.index,
-                metric=job.metric,
-                dim=job.model.dim,
-                rows=rows,
-                k=job.k,
-                vector_type=job.vector_type,
-                filtered=any(job.filter),
-            )
-            refused += _too_few(job, rows, len(data.queries))
-            if job.target_recall and located[node].kind == "random":
-                refused.append(
-                    "target_recall needs vectors that mean something, and these are of random weights; give model.path or take it away"
-                )
-            job = replace(job, unsupported=tuple(dict.fromkeys([*job.unsupported, *refused])))
-            if alone:
-                wrong |= dict.fromkeys(refused)
-            seconds = _seconds_per_item(job, speed, place_of(job, located[node])[0])
+            if job.batch_size > rows:
+                wrong[f"batch_size must be ≤ {_documents_of(job, rows)}, got {job.batch_size}"] = None
+            embedded = node, contents, *map(job.choices.get, ("model", "dataset"))
+            searched = *embedded, store, naming(job.nodes["index"]), *map(job.choices.get, ("store", "index")), _SEARCHED(job)
+            if searched not in refusals:
+                refusals[searched], mistakes = _refused(job, stores[store], located[node], rows, len(data.queries))
+                wrong |= dict.fromkeys(mistakes)
+            if refused := refusals[searched]:
+                job = replace(job, unsupported=tuple(dict.fromkeys([*job.unsupported, *refused])))
+                if alone:
+                    wrong |= dict.fromkeys(refused)
             curve = []
-            for size in batch_sizes(job, rows):
-                one = replace(job, batch_size=size)
-                embed, search = cells_of(one, data, folder, located[node], engines[store])
-                if job.dataset.modality != "vectors":  # there is nothing to embed
-                    curve.append(embed)
-                    estimates[embed.key] = _embed_seconds(one, seconds)
+            if job.dataset.modality != "vectors":  # there is nothing to embed
+                for size in batch_sizes(job, rows):
+                    one = job if size == job.batch_size else replace(job, batch_size=size)
+                    curve.append(cells.embed((*embedded, _EMBEDDED(one)), one, data, folder, located[node]))
+            search = cells.search(searched, job, data, folder, located[node], engines[store])
             planned.append(Planned(job, tuple(curve), search, rows, len(data.queries)))
-            estimates[search.key] = _search_seconds(job, rows)
-            if embed.recipe not in recipes:
-                recipes.add(embed.recipe)
-                if cache.find("vectors", embed.recipe) is None:
-                    estimates[embed.recipe] = (rows + len(data.queries)) * seconds
     if wrong:
         raise SettingsError(list(wrong))
     impossible = {one.skip.key for one in planned if one.job.unsupported}  # a batch skipped for want of memory is tried again
     skips = frozenset(record.key for record in newest(records) if record.status == "skipped" and record.key in impossible)
     return Plan(tuple(planned), known, estimates, note, skips, since, share)
+
+
+class _Naming:
+    """Names nodes by what they hold, each once: the jobs of a sweep share most of theirs."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, tuple[Mapping[str, Any], str]] = {}
+
+    def __call__(self, node: Mapping[str, Any]) -> str:
+        if id(node) not in self._names:
+            self._names[id(node)] = node, digest(dict(node))  # the node is kept, so that no other has its place in memory
+        return self._names[id(node)][1]
+
+
+class _Cells:
+    """Makes the cells of jobs, and their estimates, each distinct one once."""
+
+    def __init__(self, speed: dict[tuple[str, str], float], estimates: dict[str, float]) -> None:
+        self._speed, self._estimates = speed, estimates
+        self._embed: dict[tuple[Any, ...], Cell] = {}
+        self._search: dict[tuple[Any, ...], Cell] = {}
+        self._recipes: set[str] = set()
+
+    def embed(self, about: tuple[Any, ...], job: Job, data: Data, folder: Path, weights: Weights) -> Cell:
+        """Return the embed cell of a job, which `about` tells from others."""
+        if about not in self._embed:
+            self._embed[about] = cell = embed_cell(job, data, folder, weights)
+            self._estimates[cell.key] = _embed_seconds(job, self._seconds_per_item(cell))
+        return self._embed[about]
+
+    def search(self, about: tuple[Any, ...], job: Job, data: Data, folder: Path, weights: Weights, engine: Any) -> Cell:
+        """Return the search cell of a job, which `about` tells from others; the vectors still to be made are estimated, too."""
+        if about not in self._search:
+            self._search[about] = cell = search_cell(job, data, folder, weights, engine)
+            self._estimates[cell.key] = _search_seconds(job, len(data.corpus))
+            if cell.recipe not in self._recipes:
+                self._recipes.add(cell.recipe)
+                if cache.find("vectors", cell.recipe) is None:
+                    self._estimates[cell.recipe] = (len(data.corpus) + len(data.queries)) * self._seconds_per_item(cell)
+        return self._search[about]
+
+    def _seconds_per_item(self, cell: Cell) -> float:
+        return _seconds_per_item(cell.job, self._speed, place_of(cell.job, cell.weights)[0])
+
+
+def _documents_of(job: Job, rows: int) -> str:
+    return f"the {rows} documents of dataset={job.choices['dataset']}" + (f" under budget={job.budget_s:g}s" if job.shrunk_from else "")
+
+
+def _refused(job: Job, store: Store, weights: Weights, rows: int, queries: int) -> tuple[list[str], list[str]]:
+    """Return what of a job's search there is not, for which it is skipped in a sweep, and what is a mistake anywhere."""
+    mistakes = job.index.violations(rows=rows, dim=job.model.dim, k=job.k)
+    if max(job.k) > rows:
+        mistakes = [*mistakes, f"k must be ≤ {_documents_of(job, rows)}, got {max(job.k)}"]
+    refused = store.violations(
+        index=job.index,
+        metric=job.metric,
+        dim=job.model.dim,
+        rows=rows,
+        k=job.k,
+        vector_type=job.vector_type,
+        filtered=any(job.filter),
+    )
+    refused = [*refused, *_too_few(job, rows, queries)]
+    if job.target_recall and weights.kind == "random":
+        refused.append("target_recall needs vectors that mean something, and these are of random weights; give model.path or take it away")
+    return refused, list(mistakes)
 
 
 def batch_sizes(job: Job, rows: int) -> list[int]:
@@ -383,19 +434,21 @@ def _within_budget(jobs: list[Job]) -> tuple[list[Job], float | None, str | None
     if budget is None:
         return jobs, None, None
 
+    measured = [(job, _work(job)) for job in jobs if not job.unsupported]
+
     def total(factor: float) -> float:
-        seconds = _START_S
         vectors: dict[str, float] = {}
         cells: dict[str, float] = {}
-        for job in jobs:
+        for job, (recipe, embed, search) in measured:
             rows = _shrunk(job, factor)
+            cells[f"{search} {rows}"] = _search_seconds(job, rows)
+            if job.dataset.modality == "vectors":  # there is nothing to embed
+                continue
             item = _seconds_per_item(job, {}, job.device)
-            model = digest([dict(job.nodes["model"]), dict(job.nodes["dataset"]), job.dtype])
-            vectors[model] = (rows + job.dataset.queries) * item
+            vectors.setdefault(f"{recipe} {rows}", (rows + job.dataset.queries) * item)  # made for the first job that needs them
             for size in batch_sizes(job, rows):  # of a curve all that may be needed
-                cells[f"{model} {job.device} {size}"] = _embed_seconds(replace(job, batch_size=size), item)
-            cells[digest([model, dict(job.nodes["store"]), dict(job.nodes["index"])])] = _search_seconds(job, rows)
-        return seconds + sum(vectors.values()) + sum(cells.values())
+                cells[f"{embed} {rows} {size}"] = _embed_seconds(replace(job, batch_size=size), item)
+        return _START_S + sum(vectors.values()) + sum(cells.values())
 
     if total(1.0) <= budget:
         return jobs, None, None
@@ -409,6 +462,41 @@ def _within_budget(jobs: list[Job]) -> tuple[list[Job], float | None, str | None
         middle = (low + high) / 2
         low, high = (middle, high) if total(middle) <= budget else (low, middle)
     return [_with_corpus(job, _shrunk(job, low)) for job in jobs], low, f"budget={budget:g}s: every corpus cut to {low:.0%} of its size"
+
+
+_NO_WORK = ("overrides", "name", "results", "choices", "nodes", "model", "dataset", "store", "index", "timeout_s", "fresh", "budget_s",
+            "unsupported", "cannot_embed", "shrunk_from")  # fmt: skip
+"""Parts of a job that ask for no other measurement, and those that its nodes hold already."""
+_OF_EMBEDDING = ("device", "batch_size", "find_batch_size", "interop_threads", "embed_items")
+_OF_SEARCHING = ("metric", "k", "vector_type", "filter", "target_recall", "concurrency", "rate", "p99_target_s", "churn_per_s",
+                 "churn_upserts", "nq")  # fmt: skip
+_OF_TIMING = ("processes", "min_duration_s", "min_requests", "seed", "threads", "exclusive")
+_NAMED_APART = ("overrides", "name", "results", "choices", "nodes", "model", "dataset", "store", "index", "unsupported", "cannot_embed")
+
+
+def _but(*without: str) -> Callable[[Job], tuple[Any, ...]]:
+    return attrgetter(*(one.name for one in fields(Job) if one.name not in (*_NAMED_APART, *without)))
+
+
+_EMBEDDED, _SEARCHED = _but(*_OF_SEARCHING), _but(*_OF_EMBEDDING)
+"""With its nodes, what tells a job's embed cell from others, and its search cell: perhaps more than the keys do, never less."""
+
+
+def _work(job: Job) -> tuple[str, str, str]:
+    """Return what tells jobs' vectors, embed cells (but for their batch size) and search cells apart before their data is there.
+
+    As the recipe and the keys do in `harness.cells`; what is not named above counts for all three.
+    """
+
+    def of(groups: Sequence[str], *without: str) -> str:
+        names = [one.name for one in fields(job) if one.name not in (*_NO_WORK, *without)]
+        return digest([*(dict(job.nodes[group]) for group in groups), *(getattr(job, name) for name in names)])
+
+    return (
+        of(("model", "dataset"), *_OF_EMBEDDING, *_OF_SEARCHING, *_OF_TIMING),
+        of(("model", "dataset"), "batch_size", "find_batch_size", *_OF_SEARCHING),
+        of(("model", "dataset", "store", "index"), *_OF_EMBEDDING),
+    )
 
 
 def _rows(job: Job) -> int:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
 from harness import knee
-from harness.engine import Engine
+from harness.engine import Engine, clear_away
 from harness.errors import HarnessError
 from harness.plan import Plan, Planned, job_manifests, make_plan, plan_job, write_job_manifest, write_manifest
 from harness.progress import Progress, console, in_words
@@ -73,6 +75,7 @@ def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs
     """
     write_manifest(plan, plan.since)
     if not plan.missing and all(one.skip.key in plan.skips_on_record for one in plan.skipped):
+        clear_away(plan.folder)
         return plan, {}
     with Progress(plan.seconds, console())() as progress, Engine(plan, progress) as engine:
         jobs = _Jobs(plan, engine, config_dirs)
@@ -151,6 +154,14 @@ class _Jobs:
             skipped=plan.jobs[0].job.unsupported if plan is not None else [],
             stopped=stopped,
         )
+
+
+class Forget(Callback):
+    """Lets go of a job's configuration when the job is done; Hydra keeps two copies of it, and nobody asks for them any more."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:  # noqa: ARG002
+        """Leave what Hydra's sweepers read: the job's status and what it returned."""
+        job_return.cfg = job_return.hydra_cfg = None
 
 
 def _joined(plan: Plan, jobs: _Jobs, made: dict[str, Record]) -> tuple[Plan, dict[str, Record]]:

@@ -46,6 +46,7 @@ from harness.interfaces import (
     VectorType,
     modalities,
 )
+from harness.machine_lock import Exclusive
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE.parent / "conf" if (_HERE.parent / "conf" / "config.yaml").exists() else _HERE / "conf"
@@ -98,6 +99,8 @@ class Job:
     seed: int
     timeout_s: float
     fresh: bool
+    exclusive: Exclusive
+    """Whom this is timed beside, see `harness.machine_lock`."""
     budget_s: float | None
     find_batch_size: bool = False
     """Whether ``batch_size=auto`` asks for the whole curve of batch sizes up to its knee."""
@@ -105,11 +108,11 @@ class Job:
     """What the store or device cannot do of this job; in a sweep such a job is skipped, alone it is an error."""
     cannot_embed: bool = False
     """Whether it is the embedding that cannot be done, as for want of the device, and not what the store has to do."""
+    backend: Backend = "torch"
+    """What computes the vectors."""
     shrunk_from: int | None = None
     """The corpus size asked for, where a budget has made it smaller."""
 
-    backend: Backend = "torch"
-    """What computes the vectors."""
     @property
     def folder(self) -> Path:
         """Where this job's records go."""
@@ -156,12 +159,27 @@ class _Composed:
     """Whether some values were made of others, so that no other can be set afterwards."""
 
 
+_FREE: Mapping[str, tuple[str, ...]] = {
+    "batch_size": ("batch_size", "find_batch_size"),
+    "seed": ("seed",),
+    "embed_items": ("embed_items",),
+    "threads": ("threads",),
+    "interop_threads": ("interop_threads",),
+    "processes": ("processes",),
+    "min_duration_s": ("min_duration_s",),
+    "timeout_s": ("timeout_s",),
+}
+"""Settings that are checked without a look at each other, each with the parts of a job that it decides and nothing else does."""
+
+
 class Composer:
     """Composes the jobs of a sweep, each combination of choices once.
 
     Hydra takes tens of milliseconds to compose a configuration, nearly all of it for reading and merging files. What varies between the
     jobs and is a plain value of an existing key is therefore set afterwards, which is what Hydra itself does once all is merged. Options
     of groups, and what is added or removed, are composed anew. Use it inside `composing`.
+
+    A job is checked once too: settings that are checked without a look at each other are checked each by itself, not in every combination.
 
     Parameters
     ----------
@@ -176,6 +194,8 @@ class Composer:
         self._axes = _plain_axes(jobs)
         self._composed: dict[tuple[str, ...], _Composed | SettingsError] = {}
         self._built: dict[str, Any] = {}
+        self._jobs: dict[tuple[str, ...], Job | SettingsError] = {}
+        self._first = _firsts(jobs, self._axes)
 
     def job(self, overrides: Sequence[str]) -> Job:
         """Return the checked job that some overrides describe.
@@ -185,8 +205,36 @@ class Composer:
         harness.errors.SettingsError
             Listing every violation.
         """
-        plain, choices = self._of(tuple(overrides))
-        return _checked(plain, dict(choices), tuple(overrides), self._build)
+        wanted = tuple(overrides)
+        base = tuple(self._first.get(override, override) for override in wanted)
+        if base == wanted:
+            return self._checked(wanted)
+        try:
+            if self._once(tuple(override for override in wanted if override not in self._axes)).interpolated:
+                return self._checked(wanted)
+            parts = dict(vars(self._checked(base)))
+            for place, override in enumerate(wanted):
+                if override != base[place]:
+                    one = self._checked((*base[:place], override, *base[place + 1 :]))
+                    parts |= {name: getattr(one, name) for name in _FREE[override.partition("=")[0]]}
+        except SettingsError:
+            return self._checked(wanted)  # with all mistakes of this very job
+        job = object.__new__(Job)
+        vars(job).update(parts, overrides=wanted)  # what its constructor does, a field at a time, several times over
+        return job
+
+    def _checked(self, overrides: tuple[str, ...]) -> Job:
+        """Check a job by itself, once."""
+        if overrides not in self._jobs:
+            try:
+                plain, choices = self._of(overrides)
+                self._jobs[overrides] = _checked(plain, dict(choices), overrides, self._build)
+            except SettingsError as error:
+                self._jobs[overrides] = error
+        found = self._jobs[overrides]
+        if isinstance(found, SettingsError):
+            raise found
+        return found
 
     def _of(self, overrides: tuple[str, ...]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
         axes = [override for override in overrides if override in self._axes]
@@ -279,6 +327,12 @@ def _plain_axes(jobs: Sequence[Sequence[str]]) -> dict[str, tuple[str, Any]]:
             if not isinstance(value, dict) and "${" not in str(value):  # a mapping is merged, and the other is made of other values
                 found[override] = key, value
     return found
+
+
+def _firsts(jobs: Sequence[Sequence[str]], axes: Mapping[str, Any]) -> dict[str, str]:
+    """Return, for the values of axes that are checked by themselves, the first value of the same axis."""
+    columns = [list(dict.fromkeys(column)) for column in zip(*jobs, strict=True)]
+    return {value: column[0] for column in columns if column[0].partition("=")[0] in _FREE for value in column if value in axes}
 
 
 @cache
@@ -419,6 +473,7 @@ def _checked(plain: Mapping[str, Any], choices: dict[str, str], overrides: tuple
         wrong += error.violations
     wrong += _engine_violations(plain["engine"], device, build)
     unsupported += _not_the_services(plain, choices["model"]) if served else []
+    unsupported += [] if served or "model" not in built else _not_the_backends(plain, built["model"], choices["model"], device)
     cannot_embed = bool(unsupported)
     name = str(plain["name"])
     if not re.fullmatch(r"[\w][\w.+-]*", name):
@@ -427,6 +482,7 @@ def _checked(plain: Mapping[str, Any], choices: dict[str, str], overrides: tuple
     values = {
         "dtype": get.choice("dtype", get_args(Dtype)),
         "attention": get.choice("attention", get_args(Attention)),
+        "backend": get.choice("backend", get_args(Backend)),
         "compile": get.choice("compile", (True, False)),
         "metric": get.choice("metric", get_args(Metric)),
         "batch_size": 1 if plain["batch_size"] == "auto" else get.integer("batch_size", low=1, instead="auto"),
@@ -438,6 +494,7 @@ def _checked(plain: Mapping[str, Any], choices: dict[str, str], overrides: tuple
         "seed": get.integer("seed", low=0),
         "timeout_s": get.number("timeout_s", above=0.0),
         "fresh": get.choice("fresh", (True, False)),
+        "exclusive": get.choice("exclusive", (True, False, "device")),
     }
     min_requests = get.integer("workload.min_requests", low=1)
     load = {
@@ -473,7 +530,6 @@ def _checked(plain: Mapping[str, Any], choices: dict[str, str], overrides: tuple
         rows = dataset.corpus
         if rows is not None:
             if values["batch_size"] > rows:
-    unsupported += [] if served or "model" not in built else _not_the_backends(plain, built["model"], choices["model"], device)
                 wrong.append(
                     f"batch_size must be ≤ dataset.corpus={rows}, got {values['batch_size']}; choose a smaller one or a larger corpus"
                 )
@@ -482,7 +538,6 @@ def _checked(plain: Mapping[str, Any], choices: dict[str, str], overrides: tuple
             wrong += index.violations(rows=rows, dim=model.dim, k=k)
         assumed = max(*k, 1_000) if rows is None else rows  # until the files have been counted
         unsupported += store.violations(
-        "backend": get.choice("backend", get_args(Backend)),
             index=index,
             metric=values["metric"],
             dim=model.dim,
@@ -535,6 +590,26 @@ def _not_changeable(store: Store, name: str) -> list[str]:
     others = {option: OmegaConf.load(CONF / "store" / f"{option}.yaml") for option in options("store")}
     able = [option for option, node in others.items() if isinstance(build(OmegaConf.to_container(node), key="store"), Changeable)]  # type: ignore[arg-type]
     return [f"store={name} cannot change rows while they are searched, which workload.churn_per_s needs; these can: {', '.join(able)}"]
+
+
+def _not_the_backends(plain: Mapping[str, Any], model: Model, name: str, device: str) -> list[str]:
+    """Return what is asked for that the runtime which is to compute cannot do with this model, or lacks here."""
+    backend, dtype = plain["backend"], plain["dtype"]
+    if backend not in get_args(Backend):  # told elsewhere
+        return []
+    if backend == "torch":
+        return ["dtype=int8 needs backend=onnx or backend=openvino; torch computes in fp32, fp16 or bf16"] if dtype == "int8" else []
+    if isinstance(model, Exportable) and backend in model.backends:
+        return model.refused(backend=backend, device=device, dtype=dtype, attention=plain["attention"], compiled=plain["compile"])
+    return [f"backend={backend}: model={name} computes with torch alone; take backend=torch, or one of {', '.join(_exportable(backend))}"]
+
+
+def _exportable(backend: str) -> list[str]:
+    """Return the model options that a runtime besides torch can run."""
+    nodes = {option: OmegaConf.load(CONF / "model" / f"{option}.yaml") for option in options("model")}
+    whole = {option: OmegaConf.to_container(node) for option, node in nodes.items() if "_target_" in node and "defaults" not in node}
+    models = {option: build(node, key="model") for option, node in whole.items() if "???" not in map(str, node.values())}  # type: ignore[arg-type, union-attr]
+    return [option for option, model in models.items() if isinstance(model, Exportable) and backend in model.backends]
 
 
 def _not_the_services(plain: Mapping[str, Any], model: str) -> list[str]:
@@ -598,26 +673,6 @@ class _Reader:
         return tuple(map(float, values))
 
     def share(self, key: str) -> float:
-def _not_the_backends(plain: Mapping[str, Any], model: Model, name: str, device: str) -> list[str]:
-    """Return what is asked for that the runtime which is to compute cannot do with this model, or lacks here."""
-    backend, dtype = plain["backend"], plain["dtype"]
-    if backend not in get_args(Backend):  # told elsewhere
-        return []
-    if backend == "torch":
-        return ["dtype=int8 needs backend=onnx or backend=openvino; torch computes in fp32, fp16 or bf16"] if dtype == "int8" else []
-    if isinstance(model, Exportable) and backend in model.backends:
-        return model.refused(backend=backend, device=device, dtype=dtype, attention=plain["attention"], compiled=plain["compile"])
-    return [f"backend={backend}: model={name} computes with torch alone; take backend=torch, or one of {', '.join(_exportable(backend))}"]
-
-
-def _exportable(backend: str) -> list[str]:
-    """Return the model options that a runtime besides torch can run."""
-    nodes = {option: OmegaConf.load(CONF / "model" / f"{option}.yaml") for option in options("model")}
-    whole = {option: OmegaConf.to_container(node) for option, node in nodes.items() if "_target_" in node and "defaults" not in node}
-    models = {option: build(node, key="model") for option, node in whole.items() if "???" not in map(str, node.values())}  # type: ignore[arg-type, union-attr]
-    return [option for option, model in models.items() if isinstance(model, Exportable) and backend in model.backends]
-
-
         value = self._value(key)
         if type(value) not in (int, float) or not 0 <= value <= 1:
             self._wrong.append(f"{key} must be a number in [0, 1], got {value!r}")

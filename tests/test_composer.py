@@ -24,6 +24,16 @@ AXES = {
     "mistakes": ["batch_size=0,8", "index.nothing=1,2", "dtype=fp8,fp32"],
     "a mistake of one choice": ["index=hnsw,flat", "index.M=8,16"],
     "a setting that only the chosen dataset has": ["dataset.min_words=10,20"],
+    "settings that are checked each by itself": ["batch_size=8,auto", "seed=0,1", "threads=null,2"],
+    "mistakes in settings that are checked each by itself": ["batch_size=8,0", "seed=1,-1", "dtype=fp32,fp9"],
+    "a batch that one corpus allows": [
+        "dataset=docstrings",
+        "dataset.corpus=10,300",
+        "dataset.queries=5",
+        "batch_size=8,16",
+        "seed=1,2",
+    ],
+    "a value made of one that varies": ["dataset=docstrings", "dataset.seed=${seed}", "seed=1,2", "batch_size=4,8"],
 }
 
 

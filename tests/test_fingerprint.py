@@ -8,7 +8,17 @@ import sys
 
 import pytest
 
-from harness.fingerprint import commit, digest, machine, packages_imported_by, source_of, usable_cores, versions_used_by
+from harness.fingerprint import (
+    commit,
+    digest,
+    digest_of,
+    machine,
+    packages_imported_by,
+    remembering,
+    source_of,
+    usable_cores,
+    versions_used_by,
+)
 
 NUMBERS = itertools.count()
 
@@ -85,3 +95,18 @@ def test_the_commit_is_gits():
     if head.returncode:
         pytest.skip("not a git checkout")
     assert commit().removesuffix("+changes") == head.stdout.strip()
+
+
+def test_the_digest_of_parts_is_that_of_the_whole_whether_or_not_answers_are_remembered():
+    def parts():
+        modules = ["harness.embed_cell"]
+        return {"z": [1, 2.5, None], "a": {"ä": True, "b": "x"}, "source": source_of(modules), "versions": versions_used_by(modules)}
+
+    expected = digest(parts())
+    assert digest_of(parts()) == expected
+    with remembering():
+        assert digest_of(parts()) == digest_of(parts()) == expected
+        with remembering():
+            assert digest_of(parts()) == expected
+        assert digest_of(parts()) == expected
+    assert digest_of({**parts(), "z": [1]}) != expected

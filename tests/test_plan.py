@@ -73,6 +73,9 @@ def test_batch_size_does_not_touch_search_cells_nor_the_index_embed_cells(plan):
         ("workload.p99_target_s=0.05", {"search"}),
         ("workload.nq=2", {"search"}),
         ("compile=true", {"embed", "search"}),
+        ("exclusive=false", {"embed", "search"}),
+        ("exclusive=device", {"embed", "search"}),
+        ("exclusive=true", set()),
         ("batch_size=4", {"embed"}),
         ("embed_items=16", {"embed"}),
         ("name=other", set()),
@@ -176,6 +179,25 @@ def test_a_budget_shrinks_the_corpus_and_says_so(plan):
     assert job.shrunk_from == 5000
     assert "budget" in tight.budget_note
     assert plan(*slow, "budget=10h").jobs[0].job.dataset.corpus == 5000
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [
+        ["metric=cosine,l2", "k=1,10"],
+        ["workload.concurrency=[1],[1,2]", "filter=null,0.5"],
+        ["seed=0,1", "threads=1,2"],
+        ["batch_size=1,8", "embed_items=16,32"],
+        ["store=exact", "index=flat,hnsw"],
+    ],
+    ids=" ".join,
+)
+def test_a_budget_is_kept_and_used_whatever_is_swept_over(plan, swept):
+    """By what the plan's own cells take, of which only those count that are measured."""
+    long = ["dataset.corpus=5000", "dataset.queries=50", *swept]
+    budget = int(plan(*long, multirun=True).seconds) - 4
+    cut = plan(*long, f"budget={budget}s", multirun=True)
+    assert budget - 1 < cut.seconds <= budget
 
 
 def test_a_budget_that_cannot_be_met_is_refused(plan):

@@ -351,3 +351,30 @@ def test_a_cache_that_cannot_be_made_is_a_plain_error(harness, tmp_path):
     assert done.returncode == 2
     assert "HARNESS_CACHE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of its own, and a function that lets nobody write there any more."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_results_folder_that_can_only_be_read_is_a_plain_error_and_keeps_what_it_has(disk, harness):
+    folder, forbid = disk
+    asked = [*QUICK, f"results={folder}/results"]
+    assert harness(*asked).returncode == 0
+    before = sorted((folder / "results").rglob("*"))
+    forbid()
+    for more in (["batch_size=4"], []):
+        done = harness(*asked, *more)
+        assert done.returncode == 2, done.stderr
+        assert f"results={folder}/results cannot be written (Read-only file system); choose another results=" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert sorted((folder / "results").rglob("*")) == before
+    assert len(load_results(folder / "results/default")) == 2

@@ -77,6 +77,8 @@ def test_settings_of_the_automatic_dataset_reach_the_one_chosen():
         ("threads=0", "threads must be a whole number ≥ 1, got 0"),
         ("attention=flash", "attention must be one of auto, sdpa, eager, flash_attention_2, got 'flash'"),
         ("compile=maybe", "compile must be one of true, false, got 'maybe'"),
+        ("exclusive=maybe", "exclusive must be one of true, false, device, got 'maybe'"),
+        ("exclusive=1", "exclusive must be one of true, false, device, got 1"),
         ("dtype=fp8", "dtype must be one of fp32, fp16, bf16, int8, got 'fp8'"),
         ("metric=manhattan", "metric must be one of cosine, ip, l2"),
         ("device=tpu", "device must be auto, cpu, cuda, cuda:N or mps, got 'tpu'"),

@@ -16,6 +16,7 @@ from harness.engine import Engine
 from harness.plan import make_plan
 from harness.progress import Progress
 from harness.records import Record, now, read_all, write
+from harness.session import measure
 from tests.conftest import PLUGINS, QUICK, ROOT, own_environment
 
 SWEPT = ["batch_size=1,2,4", "index=flat,hnsw"]
@@ -146,3 +147,34 @@ def test_a_lock_of_a_process_that_was_killed_holds_up_nobody_and_its_half_writte
             assert engine._measure(cell, wait=False)
     assert [record.status for record in read_all(made.folder)] == ["ok"]
     assert not list((made.folder / "records").glob(".*"))
+
+
+def test_what_killed_runs_left_goes_with_the_next_even_where_there_is_nothing_to_measure(plan, tmp_path):
+    made = plan("batch_size=1")
+    for cell in made.cells:
+        write(record_of(cell), made.folder)
+    records = made.folder / "records"
+    stale, held = (lock_of(made, cell) for cell in made.cells)
+    stale.touch()
+    (tmp_path / "harness-run-1-abc").mkdir()
+    (tmp_path / "harness-run-1-abc.lock").touch()
+    with held.open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        assert measure(plan("batch_size=1"), [], multirun=True)[1] == {}
+        assert list(records.glob(".*")) == [held], "whose owner lives"
+    assert not list(tmp_path.glob("harness-run-*"))
+
+
+def test_samples_whose_record_was_never_written_go_when_the_cell_is_measured(plan):
+    made = plan("batch_size=1")
+    cell = made.cells[0]
+    whole = write(record_of(cell, "failed", "broken"), made.folder)
+    of_a_record = whole.with_suffix(".npz")
+    of_none = whole.with_name(f"{cell.key}-20260101T000000000000Z.npz")
+    for path in (of_a_record, of_none):
+        path.write_bytes(b"")
+    engine, _ = engine_of(plan("batch_size=1"))
+    with engine:
+        engine._measure(cell)
+    assert of_a_record.exists()
+    assert not of_none.exists()

@@ -84,10 +84,10 @@ def test_every_chart_is_drawn_with_what_it_should_show(opened):
     assert [chart["title"] for chart in drawn[:10]] == [
         "Recall and latency",
         "Recall and throughput",
-        "Where a search's time goes",
         "Quality lost to the index",
-        "Building the index",
         "Throughput and batch size",
+        "Where a search's time goes",
+        "Building the index",
         "Where a batch's time goes",
         "Latency distribution: one search",
         "Latency distribution: embedding one query",
