@@ -62,7 +62,7 @@ SHARES = ("target_recall", "selectivity", "rate_per_s", "p99_target_s", "churn_p
 
 
 _ORDER = ("kind", "dataset", "model", "store", "index", "batch_size", "k", "selectivity", "concurrency", "rate_per_s", "churn_per_s",
-          "started_at")  # fmt: skip
+          "workers", "started_at")  # fmt: skip
 
 
 def load_results(folder: str | Path) -> pd.DataFrame:

@@ -5,20 +5,26 @@ Ray runs where it does in a run: below a measuring process. What needs more star
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
+from array import array
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import ClassVar
 
-import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
-from harness.errors import CellError, SettingsError
+from harness.errors import CellError, HarnessError, SettingsError
 from harness.interfaces import CorpusEngine
-from harness.ray_engine import RayData
+from harness.ray_engine import RayData, _Worker
 from harness.replicate import Replicate
+from harness.vectors import make_vectors
 from tests.cells import embed_spec, lay_out
 from tests.conftest import PLUGINS, own_environment
 
@@ -66,6 +72,71 @@ def test_threads_are_shared_out_among_workers_of_this_machine_and_not_among_othe
     assert RayData(workers=16).threads_each() == 1
     assert RayData(workers=2, threads=3).threads_each() == 3
     assert RayData(workers=2, address="10.0.0.1:6379").threads_each() == 8
+
+
+# ---------------------------------------------------------------------------- shards, by a pool in this process
+
+
+class Here(RayData):
+    """Its workers are in this process, and it ends after some shards; what it has made so far is told."""
+
+    stops_after: ClassVar = None
+    made: ClassVar = []
+
+    @contextmanager
+    def _cluster(self, kind, threads, dim):
+        yield SimpleNamespace(__version__="none")
+
+    def _made(self, ray, work, runs, kind, threads):
+        worker = _Worker(pickle.loads(pickle.dumps(work.elsewhere(kind))))
+        for count, (number, run) in enumerate(reversed(runs.items())):
+            if count == self.stops_after:
+                raise HarnessError("killed")
+            table = pa.table({"shard": [number], "numbers": pa.array([array("q", run).tobytes()], pa.large_binary())})
+            self.made.append(number)
+            yield from worker(table).to_pylist()
+
+
+class Stopped(Here):
+    stops_after: ClassVar = 4
+
+
+def test_shards_that_are_there_are_not_made_again_but_for_damaged_ones_and_the_vectors_are_the_same(tmp_path):
+    data = lay_out(tmp_path / "data", corpus=DOCUMENTS, queries=40)
+    spec = embed_spec(data, target=MODEL, shards=str(tmp_path / "shelf"))
+
+    def made(name, engine):
+        (tmp_path / name).mkdir()
+        node = {} if engine is None else {"engine": {**RAY, "_target_": f"tests.test_ray_engine.{engine}"}}
+        make_vectors({**spec, **node}, tmp_path / name, lambda *_: None)
+        return json.loads((tmp_path / name / "vectors.json").read_text())
+
+    Here.made.clear()
+    with pytest.raises(HarnessError, match="killed"):
+        made("first", "Stopped")
+    assert Here.made == [9, 8, 7, 6]
+    damaged = next((tmp_path / "shelf").glob("*/00000007-*"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    Here.made.clear()
+    found = made("second", "Here")
+    assert Here.made == [7, 5, 4, 3, 2, 1, 0]
+    assert (found["made_by"]["found"], found["made_by"]["items"]) == (3, SHARD * 7)
+    assert found["fingerprint"] == made("here", None)["fingerprint"]
+    Here.made.clear()
+    again = made("again", "Here")
+    assert Here.made == []
+    assert again["fingerprint"] == found["fingerprint"]
+    assert (again["made_by"]["items"], again["made_by"]["seconds"]) == (0, 0.0)
+
+
+def test_shards_made_with_other_threads_or_of_another_size_are_not_mixed_with_these(tmp_path):
+    data = lay_out(tmp_path / "data", corpus=DOCUMENTS, queries=40)
+    for number, changes in enumerate(({}, {"threads": 2}, {"shard_items": 32})):
+        (tmp_path / str(number)).mkdir()
+        engine = {**RAY, "_target_": "tests.test_ray_engine.Here", **changes}
+        make_vectors(embed_spec(data, target=MODEL, shards=str(tmp_path / "shelf"), engine=engine), tmp_path / str(number), lambda *_: None)
+        assert json.loads((tmp_path / str(number) / "vectors.json").read_text())["made_by"]["found"] == 0
+    assert sorted(path.name for path in (tmp_path / "shelf").iterdir()) == ["cpu-1-32", "cpu-1-64", "cpu-2-64"]
 
 
 # ------------------------------------------------------------------------------------------------ with Ray
@@ -136,10 +207,6 @@ def make(server, data, folder, *, settings=None, engine=RAY, **more):
     return json.loads((folder / "vectors.json").read_text())
 
 
-def in_memory(folder):
-    return np.load(folder / "corpus.npy")
-
-
 @needs_ray
 def test_two_workers_make_the_vectors_of_the_local_engine_and_leave_nothing_behind(data, server, tmp_path):
     here = make(server, data, tmp_path / "here", engine=None)
@@ -163,6 +230,7 @@ def test_two_workers_make_the_vectors_of_the_local_engine_and_leave_nothing_behi
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_makes_a_damaged_shard_again(data, server, tmp_path):
     shelf, folder = tmp_path / "shelf", tmp_path / "first"
     folder.mkdir()
