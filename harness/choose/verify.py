@@ -136,7 +136,10 @@ def _again(folder: Path, record: Record, config_dirs: Sequence[str]) -> Cell:
     ]
     if not jobs:
         raise HarnessError(f"--verify: no manifest in {folder} says how {record.kind} cell {record.key} was asked for; run it again")
-    plan = make_plan(jobs[0], multirun=False, config_dirs=config_dirs)
+    asked = [override for override in jobs[0] if not override.startswith("budget=")]
+    if len(asked) < len(jobs[0]):  # what a budget had cut, by all jobs of its sweep, is asked for as it was measured
+        asked.append(f"dataset.corpus={record.data['corpus']}")
+    plan = make_plan(asked, multirun=False, config_dirs=config_dirs)
     for cell in (*plan.jobs[0].curve, plan.jobs[0].search):
         if cell.key == record.key:
             return cell

@@ -4,14 +4,17 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from harness.choose import verify
 from harness.choose.candidates import PERCENTILES, gather
 from harness.cli import main
 from harness.fingerprint import digest
-from harness.records import write
+from harness.plan import make_plan, write_manifest
+from harness.records import now, write
 from harness.summary import percentile
 from tests.choose import cells
+from tests.conftest import PLUGINS, QUICK
 
 
 def compared(path, factor):
@@ -83,3 +86,15 @@ def test_nothing_is_measured_where_nothing_qualifies(tmp_path, capsys):
     said = capsys.readouterr()
     assert "measuring" not in said.out + said.err
     assert "manifest" not in said.err
+
+
+@pytest.mark.parametrize("budget", [[], ["budget=42s"]])
+def test_a_cell_is_found_again_by_its_run_s_manifest_also_where_a_budget_had_cut_its_corpus(tmp_path, shared_cache, monkeypatch, budget):
+    monkeypatch.setenv("HARNESS_CACHE", str(shared_cache))
+    asked = [*QUICK, f"results={tmp_path}", "dataset.corpus=5000", "dataset.queries=50", "metric=cosine,l2", *budget]
+    plan = make_plan(asked, multirun=True, config_dirs=[str(PLUGINS)])
+    write_manifest(plan, now())
+    assert (plan.jobs[0].documents < 5000) == bool(budget)
+    for cell in plan.cells:
+        record = replace(cells.EMBED, kind=cell.kind, key=cell.key, data={"corpus": plan.jobs[0].documents})
+        assert verify._again(plan.folder, record, [str(PLUGINS)]).key == cell.key
