@@ -16,8 +16,8 @@ all looks together with confidence 1 - alpha - beta (a repeated confidence inter
 when a second measurement from scratch shows it again, at `second_alpha`, which is laxer; the proof of smallness never is. `confirm` puts
 the two measurements together.
 
-Two rules look at two numbers a round. `decide_guarded` is for what processor time tells: wall time must not have grown much either.
-`decide_by_wall` is for what only wall time tells: the fastest block of a round may accuse as well as the median one, and acquits nobody.
+Two rules look at more than one number a round. `decide_by_blocks` lets the fastest block of a round accuse as well as the median one, but
+acquit nobody. `decide_guarded` is for what processor time tells: wall time must not have grown much either.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def decide(
     if signs:
         pairs, null = np.sort(values), _signs(values.size)
     else:
-        first, second = np.triu_indices(values.size)
+        first, second = _pairs(values.size)
         pairs, null = np.sort((values[first] + values[second]) / 2), _signed_ranks(values.size)
     decision = _read(pairs, null, kind, levels=levels, confidence=1 - alpha - beta, rounds=values.size, fewest=fewest)
     if decision.verdict == "INCONCLUSIVE" and not at_cap:
@@ -123,52 +123,15 @@ def decide(
     return replace(decision, looks=sum(look < values.size for look in looks) + 1)
 
 
-def decide_guarded(
-    x: Iterable[float | None], wall: Iterable[float | None], kind: Kind, *, alpha: float = 0.01, beta: float = BETA, last: bool = False
-) -> Decision | None:
-    """Decide on a case by processor time, with wall time as a second test.
-
-    Processor time hides what a program waits for: a lock, the disk, a timer. So it passes only where wall time is also shown to have grown
-    by less than `GUARD_TARGET`, for which more rounds are measured than processor time alone would need, and a growth of wall time beyond
-    `GUARD_FLOOR` is a regression whatever processor time says. Each of the two is decided at the first look at which it can be, by rounds
-    up to there.
-
-    Parameters
-    ----------
-    x, wall : array_like of shape (rounds,)
-        The same rounds by processor time and by wall time, see `decide`.
-    kind : Kind
-        Floor and target of processor time.
-    alpha, beta, last
-        As in `decide`, of each of the two tests.
-    """
-    found = _at_first_look(x, kind, alpha=alpha, beta=beta, last=last)
-    if found is not None and found.verdict in ("REGRESSION", "ERROR"):
-        return found
-    guard = _at_first_look(wall, replace(kind, floor=GUARD_FLOOR, target=GUARD_TARGET), alpha=alpha, beta=beta, last=last)
-    if guard is not None and guard.verdict == "ERROR":
-        return guard
-    if guard is not None and guard.verdict == "REGRESSION":
-        cpu = f", processor time did not ({_percent(found.change)})" if found and found.change is not None else ""
-        return replace(guard, reason=f"wall time grew{cpu}: it waits longer, for a lock, the disk, a timer or another process")
-    if found is None or guard is None:
-        return None
-    if found.verdict in ("PASS", "IMPROVED") and guard.verdict == "INCONCLUSIVE":
-        reason = f"{found.verdict} by processor time, but that wall time grew by less than {GUARD_TARGET:.0%} could not be shown"
-        return replace(
-            found, verdict="INCONCLUSIVE", rounds=guard.rounds, looks=guard.looks, rounds_needed=guard.rounds_needed, reason=reason
-        )
-    return found
-
-
-def decide_by_wall(
+def decide_by_blocks(
     x: Iterable[float | None], fastest: Iterable[float | None], kind: Kind, *, alpha: float = 0.01, beta: float = BETA, last: bool = False
 ) -> Decision | None:
-    """Decide on a case that only wall time tells of, by the median and by the fastest block of each round.
+    """Decide on a case by the median and by the fastest block of each round.
 
     Where processes wait for a processor, the median over a round's blocks is mostly waiting, while the fastest block has hardly waited; but
     it knows nothing of a slowdown that spares one block of a round. So a regression is what either shows, each at half of `alpha`, while
-    only the median can prove a change small.
+    only the median can prove a change small. The fastest blocks are judged by their signs, since a round in which no block was spared the
+    waiting is far off.
 
     Parameters
     ----------
@@ -188,13 +151,68 @@ def decide_by_wall(
     return found
 
 
-def _at_first_look(x: Iterable[float | None], kind: Kind, *, alpha: float, beta: float, last: bool) -> Decision | None:
-    """Decide as `decide` did at the first look at which it could, whatever was measured since."""
-    values = _numbers(x)
+def decide_guarded(
+    x: Iterable[float | None],
+    wall: Iterable[float | None],
+    kind: Kind,
+    *,
+    fastest: Iterable[float | None] = (),
+    alpha: float = 0.01,
+    beta: float = BETA,
+    last: bool = False,
+) -> Decision | None:
+    """Decide on a case by processor time, with wall time as a second test.
+
+    Processor time hides what a program waits for: a lock, the disk, a timer. So it passes only where wall time is also shown to have grown
+    by less than `GUARD_TARGET`, for which more rounds are measured than processor time alone would need, and a growth of wall time beyond
+    `GUARD_FLOOR` is a regression whatever processor time says. Each of the two is decided at the first look at which it can be, by rounds
+    up to there.
+
+    Parameters
+    ----------
+    x, wall : array_like of shape (rounds,)
+        The same rounds by processor time and by wall time, see `decide`.
+    kind : Kind
+        Floor and target of processor time.
+    fastest : array_like of shape (rounds,)
+        Processor time of the fastest blocks, see `decide_by_blocks`; empty where a round has only one.
+    alpha, beta, last
+        As in `decide`, of each of the two tests.
+    """
+    found = _at_first_look(x, fastest, kind, alpha=alpha, beta=beta, last=last)
+    if found is not None and found.verdict in ("REGRESSION", "ERROR"):
+        return found
+    guard = _at_first_look(wall, (), replace(kind, floor=GUARD_FLOOR, target=GUARD_TARGET), alpha=alpha, beta=beta, last=last)
+    if guard is not None and guard.verdict == "ERROR":
+        return guard
+    if guard is not None and guard.verdict == "REGRESSION":
+        cpu = f", processor time did not ({_percent(found.change)})" if found and found.change is not None else ""
+        return replace(guard, reason=f"wall time grew{cpu}: it waits longer, for a lock, the disk, a timer or another process")
+    if found is None or guard is None:
+        return None
+    if found.verdict in ("PASS", "IMPROVED") and guard.verdict == "INCONCLUSIVE":
+        reason = f"{found.verdict} by processor time, but that wall time grew by less than {GUARD_TARGET:.0%} could not be shown"
+        return replace(
+            found, verdict="INCONCLUSIVE", rounds=guard.rounds, looks=guard.looks, rounds_needed=guard.rounds_needed, reason=reason
+        )
+    return found
+
+
+def _at_first_look(
+    x: Iterable[float | None], fastest: Iterable[float | None], kind: Kind, *, alpha: float, beta: float, last: bool
+) -> Decision | None:
+    """Decide as was done at the first look at which that could be, whatever was measured since."""
+    values, quick = _numbers(x), _numbers(fastest)
+
+    def after(rounds: int, *, last: bool) -> Decision | None:
+        if quick.size:
+            return decide_by_blocks(values[:rounds], quick[:rounds], kind, alpha=alpha, beta=beta, last=last)
+        return decide(values[:rounds], kind, alpha=alpha, beta=beta, last=last)
+
     for look in LOOKS:
-        if look < values.size and (found := decide(values[:look], kind, alpha=alpha, beta=beta)) is not None:
+        if look < values.size and (found := after(look, last=False)) is not None:
             return found
-    return decide(values, kind, alpha=alpha, beta=beta, last=last)
+    return after(values.size, last=last)
 
 
 def second_alpha(cases: int, alpha: float = 0.01) -> float:
@@ -354,7 +372,7 @@ def requests_needed(q: float) -> int:
 
 
 def _read(pairs: Floats, null: Floats, kind: Kind, *, levels: tuple[float, float], confidence: float, rounds: int, fewest: int) -> Decision:
-    """Read the verdict off sorted Walsh averages, rounds or differences; `null` has the probability of each count of them beyond the truth.
+    """Read the verdict off sorted Walsh averages, rounds or differences; `null` has the probability of so many or more beyond the truth.
 
     `levels` are those of the proofs of harm and of smallness. Pairs that equal the value count for neither side: at ties the test is
     conservative (as if each had been broken against the claim), where the textbook null with mid-ranks would only be approximate.
@@ -362,8 +380,8 @@ def _read(pairs: Floats, null: Floats, kind: Kind, *, levels: tuple[float, float
     from scipy.special import ndtri
 
     floor, target = math.log1p(kind.floor), math.log1p(kind.target)
-    change = float(np.median(pairs))
-    p = float(min(1.0, null[int((pairs > 0).sum()) :].sum()))
+    change = float(pairs[(pairs.size - 1) // 2] + pairs[pairs.size // 2]) / 2
+    p = float(min(1.0, null[int((pairs > 0).sum())]))
     beyond_lo, beyond_hi = (_critical(null, level) for level in levels)
     if beyond_lo is None or beyond_hi is None:
         reason = f"{rounds} rounds cannot show anything, whatever they hold: at least {fewest} are needed"
@@ -402,25 +420,36 @@ def _read(pairs: Floats, null: Floats, kind: Kind, *, levels: tuple[float, float
 
 
 @lru_cache(maxsize=256)
+def _pairs(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the first and the second of every pair of n rounds, each with itself too."""
+    return np.triu_indices(n)
+
+
+def _or_more(probabilities: Floats) -> Floats:
+    """Return for each count the probability of it or more."""
+    return np.cumsum(probabilities[::-1])[::-1]
+
+
+@lru_cache(maxsize=256)
 def _signed_ranks(n: int) -> Floats:
-    """Return the probability of each sum of the ranks 1 … n when each is in or out by a fair coin: the null of the signed-rank test."""
+    """Return the probability that ranks 1 … n, each in or out by a fair coin, add up to so much or more: the signed-rank test's null."""
     counts = np.zeros(n * (n + 1) // 2 + 1)
     counts[0] = 1.0
     for rank in range(1, n + 1):
         counts[rank:] = counts[rank:] + counts[:-rank]
         counts /= 2
-    return counts
+    return _or_more(counts)
 
 
 @lru_cache(maxsize=256)
 def _signs(n: int) -> Floats:
-    """Return the probability of each number of heads among n fair coins: the null of the sign test."""
-    return np.array([math.comb(n, heads) for heads in range(n + 1)], dtype=np.float64) / 2.0**n
+    """Return the probability of so many heads or more among n fair coins: the null of the sign test."""
+    return _or_more(np.array([math.comb(n, heads) for heads in range(n + 1)], dtype=np.float64) / 2.0**n)
 
 
 @lru_cache(maxsize=256)
 def _rank_sums(m: int, n: int) -> Floats:
-    """Return the probability of each count of pairs in which the second of two samples is larger: the null of Mann and Whitney's U."""
+    """Return the probability of so many pairs or more in which the second of two samples is larger: the null of Mann and Whitney's U."""
     ways = np.zeros((n + 1, m * n + 1))
     ways[0, 0] = 1.0
     for smaller in range(m + n):
@@ -428,15 +457,13 @@ def _rank_sums(m: int, n: int) -> Floats:
             below = smaller - (chosen - 1)
             if 0 <= below <= m:
                 ways[chosen, below:] += ways[chosen - 1, : m * n + 1 - below]
-    probabilities: Floats = ways[n] / ways[n].sum()
-    return probabilities
+    return _or_more(ways[n] / ways[n].sum())
 
 
-def _critical(probabilities: Floats, level: float) -> int | None:
-    """Return the smallest count whose tail probability is below `level`; None where there is none."""
-    tails = np.cumsum(probabilities[::-1])[::-1]
-    below = np.flatnonzero(tails < level)
-    return int(below[0]) if below.size else None
+def _critical(null: Floats, level: float) -> int | None:
+    """Return the smallest count whose probability, with all larger ones, is below `level`; None where there is none."""
+    below = int(null.size - np.searchsorted(null[::-1], level))  # it falls from 1
+    return below if below < null.size else None
 
 
 def _harm(kind: Kind) -> int:

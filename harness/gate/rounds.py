@@ -18,7 +18,7 @@ from harness.gate.decide import (
     confirm,
     control_alpha,
     decide,
-    decide_by_wall,
+    decide_by_blocks,
     decide_guarded,
     exact,
     log_ratios,
@@ -87,7 +87,7 @@ class Series:
     wall: list[float] = field(default_factory=list)
     """Wall time, where `x` is processor time."""
     fastest: list[float] = field(default_factory=list)
-    """Of the fastest block or sample of either side, where `x` is wall time and there are several."""
+    """Of the fastest block or sample of either side, by the clock of `x`; empty where a round has only one."""
     beside: list[Any] = field(default_factory=list)
     """The second copy of base, where there is a control."""
     beside_x: list[float] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Series:
         self.x.append(_round_value(arms["base"], arms["head"], self.kind))
         if seen.wall is not None:
             self.wall.append(_round_value(seen.wall["base"], seen.wall["head"], self.kind))
-        elif seen.fastest is not None:
+        if seen.fastest is not None:
             self.fastest.append(_round_value([seen.fastest["base"]], [seen.fastest["head"]], self.kind))
         elif len(arms["base"]) > 1:
             self.fastest.append(_fastest_value(arms["base"], arms["head"], self.kind))
@@ -146,9 +146,9 @@ class Series:
         if self.kind.name == "quality":
             return quality(self.base, head, self.kind, alpha=alpha, beta=beta) if count >= QUALITY_ROUNDS or last else None
         if wall:
-            found = decide_guarded(x, wall, self.kind, alpha=alpha, beta=beta, last=last)
+            found = decide_guarded(x, wall, self.kind, fastest=fastest, alpha=alpha, beta=beta, last=last)
         elif fastest:
-            found = decide_by_wall(x, fastest, self.kind, alpha=alpha, beta=beta, last=last)
+            found = decide_by_blocks(x, fastest, self.kind, alpha=alpha, beta=beta, last=last)
         else:
             found = decide(x, self.kind, alpha=alpha, beta=beta, last=last)
         if self.too_few:

@@ -172,10 +172,11 @@ def self_test(n: int, *, console: Console, measure: Callable[..., Round] = measu
     return seen
 
 
-def change(base: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """Return a round's two numbers: the median over its blocks of log(other / base), by wall time and by processor time."""
-    wall, cpu = np.median(np.log(np.asarray(other) / np.asarray(base)), axis=0)
-    return float(wall), float(cpu)
+def change(base: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> tuple[float, float, float]:
+    """Return a round's numbers, each a log(other / base): the blocks' median by wall and by processor time, the fastest by the latter."""
+    one, two = np.asarray(base), np.asarray(other)
+    wall, cpu = np.median(np.log(two / one), axis=0)
+    return float(wall), float(cpu), float(np.log(two[:, 1].min() / one[:, 1].min()))
 
 
 def _gate(loops: Mapping[str, int], chooser: random.Random, measure: Callable[..., Round], seen: SelfTest) -> None:
@@ -204,7 +205,7 @@ def _sequence(
     keep: list[Round] | None = None,
 ) -> tuple[dict[tuple[str, str], Decision], int]:
     """Measure rounds until every case is decided; what is decided is not measured on. Returns the decisions and the number of rounds."""
-    xs: dict[tuple[str, str], list[tuple[float, float]]] = {case: [] for case in cases}
+    xs: dict[tuple[str, str], list[tuple[float, float, float]]] = {case: [] for case in cases}
     decided: dict[tuple[str, str], Decision] = {}
     rounds = 0
     while len(decided) < len(xs):
@@ -217,8 +218,8 @@ def _sequence(
             keep.append(times)
         for arm, kernel in open_cases:
             xs[arm, kernel].append(change(times[kernel][0], times[kernel][list(arms).index(arm)]))
-            wall, cpu = zip(*xs[arm, kernel], strict=True)
-            decision = decide_guarded(cpu, wall, KIND, alpha=alpha)
+            wall, cpu, fastest = zip(*xs[arm, kernel], strict=True)
+            decision = decide_guarded(cpu, wall, KIND, fastest=fastest, alpha=alpha)
             if decision is not None:
                 decided[arm, kernel] = decision
     return decided, rounds

@@ -5,7 +5,7 @@
 A simulated gate has 24 cases: three windows of consecutive rounds times the eight kernels, so that what disturbs all kernels at one
 time disturbs several cases of a gate, as it does in life. A window is read round by round from a random start, as far as the rule
 asks; what looks like a regression is measured again in a window that shares no round with the first. Nothing is smoothed, trimmed or
-left out. The rules are the gate's own: of processor time the one that wall time guards, of wall time the one by two numbers a round.
+left out. The rules are the gate's own: of wall time by median and fastest blocks, of processor time the same with wall time as a guard.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.gate.decide import LOOKS, confirm, decide_by_wall, decide_guarded, second_alpha
+from harness.gate.decide import LOOKS, confirm, decide_by_blocks, decide_guarded, second_alpha
 from harness.gate.kinds import KINDS
 from harness.gate.outcome import Decision
 from harness.gate.rivals import RIVALS
@@ -28,8 +28,8 @@ from harness.gate.rivals import RIVALS
 ROUNDS = Path(__file__).with_name("rounds.parquet")
 KIND = KINDS["forward_s"]
 WINDOWS = 3
-STRIDE = 2
-"""Windows start at every second round: enough starts to draw from, and half the work."""
+STRIDE = 4
+"""Windows start at every fourth round: enough starts to draw from, and a quarter of the work."""
 TOUCHED = ((0.9, 8.0), (0.75, 8.0), (0.6, 12.0), (0.6, 20.0), (0.5, 20.0))
 """Slowdowns that only some blocks have: their share, and how many percent longer they take."""
 
@@ -63,15 +63,15 @@ def fastest(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 @cache
 def rounds(series: str, one: str, other: str, clock: str = "cpu") -> np.ndarray:
-    """Return the first of the two numbers that a rule gets of each round, of shape (kernels, rounds)."""
+    """Return the first of the numbers that a rule gets of each round, of shape (kernels, rounds)."""
     arms = blocks(series, clock)
     return medians(arms[one], arms[other])
 
 
 def inputs(series: str, one: str, other: str, clock: str, touched: tuple[float, float] | None = None) -> np.ndarray:
-    """Return both numbers that a rule gets of each round, of shape (2, kernels, rounds).
+    """Return what the rule gets of each round, by median and fastest blocks, and by wall time's median, of shape (3, kernels, rounds).
 
-    Of processor time the second is wall time, of wall time that of the fastest blocks. `touched` plants a slowdown in `other` that some
+    `touched` plants a slowdown in `other` that some
     blocks have and others not: their share, and how many percent longer they take.
     """
     arms = {name: blocks(series, name) for name in ("cpu", "wall")}
@@ -80,16 +80,17 @@ def inputs(series: str, one: str, other: str, clock: str, touched: tuple[float, 
         share, percent = touched
         factor = np.where(np.random.default_rng(7).random(times["wall"][1].shape) < share, 1 + percent / 100, 1.0)
         times = {name: (before, after * factor) for name, (before, after) in times.items()}
-    x = medians(*times[clock])
-    return np.stack([x, medians(*times["wall"]) if clock == "cpu" else fastest(*times["wall"])])
+    return np.stack([medians(*times[clock]), fastest(*times[clock]), medians(*times["wall"])])
 
 
 def sequence(given: np.ndarray, start: int, alpha: float, clock: str) -> tuple[Decision, int]:
     """Read rounds from `start` on, the series closed to a ring, until the rule decides; returns how many it has read, too."""
-    rule = decide_guarded if clock == "cpu" else decide_by_wall
     for look in LOOKS:
-        window = given[:, (start + np.arange(look)) % given.shape[-1]]
-        decision = rule(*window, KIND, alpha=alpha)
+        x, quick, wall = given[:, (start + np.arange(look)) % given.shape[-1]]
+        if clock == "cpu":
+            decision = decide_guarded(x, wall, KIND, fastest=quick, alpha=alpha)
+        else:
+            decision = decide_by_blocks(x, quick, KIND, alpha=alpha)
         if decision is not None:
             return decision, look
     raise AssertionError("the rule did not decide at its cap")

@@ -15,7 +15,7 @@ from harness.gate.decide import (
     confirm,
     control_alpha,
     decide,
-    decide_by_wall,
+    decide_by_blocks,
     decide_guarded,
     exact,
     harrell_davis,
@@ -364,15 +364,15 @@ def test_more_processor_time_needs_no_word_of_the_wall():
 
 def test_the_fastest_blocks_accuse_where_the_medians_drown_and_acquit_nobody():
     rough = noisy(0, 80, **ROUGH)
-    accused = decide_by_wall(rough, noisy(0.06, 80, seed=1, **CALM), SECONDS)
+    accused = decide_by_blocks(rough, noisy(0.06, 80, seed=1, **CALM), SECONDS)
     assert (accused.verdict, accused.change) == ("REGRESSION", pytest.approx(0.06, abs=0.01))
     assert "fastest block" in accused.reason
-    assert decide_by_wall(rough, noisy(0, 80, seed=1, **CALM), SECONDS).verdict == "INCONCLUSIVE"
+    assert decide_by_blocks(rough, noisy(0, 80, seed=1, **CALM), SECONDS).verdict == "INCONCLUSIVE"
 
 
 def test_a_slowdown_that_spares_the_fastest_blocks_is_found_by_the_medians():
-    assert decide_by_wall(noisy(0.1, 10, **CALM), noisy(0, 10, seed=1, **CALM), SECONDS).verdict == "REGRESSION"
-    assert decide_by_wall(noisy(0, 10, **CALM), noisy(0, 10, seed=1, **CALM), SECONDS).verdict == "PASS"
+    assert decide_by_blocks(noisy(0.1, 10, **CALM), noisy(0, 10, seed=1, **CALM), SECONDS).verdict == "REGRESSION"
+    assert decide_by_blocks(noisy(0, 10, **CALM), noisy(0, 10, seed=1, **CALM), SECONDS).verdict == "PASS"
 
 
 def test_two_numbers_a_round_blame_unchanged_code_no_more_often_than_one():
@@ -383,12 +383,19 @@ def test_two_numbers_a_round_blame_unchanged_code_no_more_often_than_one():
     blamed = 0
     for _ in range(trials):
         x, fastest = 0.05 * generator.laplace(size=(2, 80))
-        found = (decide_by_wall(x[:look], fastest[:look], strict, alpha=alpha) for look in LOOKS)
+        found = (decide_by_blocks(x[:look], fastest[:look], strict, alpha=alpha) for look in LOOKS)
         blamed += any(one is not None and one.verdict == "REGRESSION" for one in found)
     assert 0 < blamed < trials * alpha + 3 * math.sqrt(trials * alpha * (1 - alpha))
 
 
-@pytest.mark.parametrize("rule", [decide_guarded, decide_by_wall])
+def test_the_fastest_blocks_by_processor_time_accuse_too():
+    x, wall = noisy(0.04, 80, spread=0.1), noisy(0.06, 80, seed=1, **CALM)
+    assert decide_guarded(x[:20], wall[:20], SECONDS) is None
+    found = decide_guarded(x[:20], wall[:20], SECONDS, fastest=noisy(0.06, 20, seed=2, **CALM))
+    assert (found.verdict, found.change) == ("REGRESSION", pytest.approx(0.06, abs=0.01))
+
+
+@pytest.mark.parametrize("rule", [decide_guarded, decide_by_blocks])
 @pytest.mark.parametrize("spoilt", [0, 1])
 def test_a_round_that_lacks_either_number_is_an_error(rule, spoilt):
     given = [noisy(0, 10, **CALM), noisy(0, 10, seed=1, **CALM)]
