@@ -1,6 +1,6 @@
 """A corpus larger than what may be held: generated, searched exactly, loaded into stores, reported, within a stated memory.
 
-``conf/sweep/million.yaml`` as a person runs it, its processes watched from outside. With ``--benchmark-enable`` a million rows of 384
+``conf/sweep/million.yaml`` as a person runs it, its processes watched from outside. With ``--benchmark-enable -m slow`` a million rows of 384
 dimensions go through FAISS and the real Milvus server; without, ten times as many rows go into a store that keeps none, and may not
 cost memory.
 """
@@ -85,10 +85,10 @@ def test_ten_times_as_many_rows_take_no_more_memory_of_the_harness(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_a_million_rows_go_through_faiss_and_the_real_milvus_within_4_gb(benchmark, publish, tmp_path):
+def test_a_million_rows_go_through_faiss_and_the_real_milvus_within_4_gb(benchmark, publish, tmp_path, request):
     """FAISS keeps its index in the harness's process: that is taken off, as the record states its size."""
-    if not benchmark.enabled:
-        pytest.skip("takes half an hour of a quiet machine; run with --benchmark-enable")
+    if not benchmark.enabled or request.config.option.markexpr != "slow":
+        pytest.skip("takes half an hour of a quiet machine; run with --benchmark-enable -m slow")
     (tmp_path / "cache").mkdir()
     seconds, text, peaks = watched(["+sweep=million"], tmp_path, every_s=0.25)
     records = {record.labels["store"]: record for record in read_all(tmp_path / "results/million")}

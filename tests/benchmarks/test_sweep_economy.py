@@ -18,12 +18,14 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from harness.records import read_all
 from tests.conftest import PLUGINS, QUICK, own_environment
 
 TOLD = """
 import json, sys, time
+note = sys.argv[1]
 from harness.replicate import Replicate
 run = Replicate.run
 def noted(self, task, *arguments, **named):
@@ -31,7 +33,7 @@ def noted(self, task, *arguments, **named):
     try:
         return run(self, task, *arguments, **named)
     finally:
-        with open(sys.argv[1], "a") as file:
+        with open(note, "a") as file:
             print(json.dumps([task, time.monotonic() - began]), file=file)
 Replicate.run = noted
 from harness.cli import main
@@ -77,6 +79,8 @@ def diagonal(grid):
     return [[f"{key}={values[number % len(values)]}" for key, values in axes] for number in range(longest)]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_a_sweep_takes_at_most_1_15_times_the_own_measuring_time_of_its_cells(benchmark, publish, tmp_path):
     real = benchmark.enabled
     grid = GRID if real else SMALL_GRID
