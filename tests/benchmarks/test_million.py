@@ -1,7 +1,7 @@
 """A corpus larger than what may be held: generated, searched exactly, loaded into stores, reported, within a stated memory.
 
-``conf/sweep/million.yaml`` as a person runs it, its processes watched from outside. With ``--benchmark-enable -m slow`` a million rows of 384
-dimensions go through FAISS and the real Milvus server; without, ten times as many rows go into a store that keeps none, and may not
+``conf/sweep/million.yaml`` as a person runs it, its processes watched from outside. With ``--benchmark-enable -m slow`` a million rows of
+384 dimensions go through FAISS and the real Milvus server; without, ten times as many rows go into a store that keeps none, and may not
 cost memory.
 """
 
