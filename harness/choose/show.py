@@ -162,12 +162,16 @@ def print_answer(answer: Answer, console: Console) -> None:
     line("The front: no other that qualifies is better in both" if choice.winner else "The nearest", "bold")
     columns = list(dict.fromkeys([choice.objective.figure, *columns])) if choice.winner else columns
     rows = [[cell.replace(" [", "\n[") for cell in _row(one, columns)] for one in shown]
-    widths = [max(len(line) for row in rows for line in row[place].splitlines()) for place in range(1, len(columns) + 1)]
-    fitting = next(n for n in range(len(columns), -1, -1) if n <= 1 or _NAME_WIDTH + sum(widths[:n]) + 3 * n <= console.width)
+    headings = _headings(columns, answer.currency)
+    widths = [
+        max(map(len, [*heading.split(), *(line for row in rows for line in row[place].splitlines())]))
+        for place, heading in enumerate(headings, start=1)
+    ]
+    fitting = next(n for n in range(len(columns), -1, -1) if n <= 1 or _NAME_WIDTH + sum(widths[:n]) + 3 * n + 2 <= console.width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column("configuration", overflow="fold", min_width=_NAME_WIDTH)
-    for heading, width in zip(_headings(columns[:fitting], answer.currency), widths, strict=False):
-        table.add_column(heading, justify="right", min_width=width, overflow="fold")
+    for heading, width in zip(headings[:fitting], widths, strict=False):
+        table.add_column(heading, justify="right", width=width, overflow="fold")
     for one, row in zip(shown, rows, strict=True):
         table.add_row(printable(("→ " if one.state == "chosen" else "  ") + one.candidate.name), *row[1 : fitting + 1])
     console.print(table)

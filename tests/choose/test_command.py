@@ -1,5 +1,6 @@
 """The command as a person runs it: on results that were really measured, and on stated ones."""
 
+import io
 import json
 import shutil
 import signal
@@ -9,9 +10,11 @@ import time
 
 import psutil
 import pytest
+from rich.console import Console
 
 from harness.choose.command import Asked, decide, run
-from harness.choose.show import as_json, markdown, notes
+from harness.choose.require import between
+from harness.choose.show import as_json, markdown, notes, print_answer
 from harness.cli import main
 from harness.errors import SettingsError
 from tests.choose import cells
@@ -108,6 +111,19 @@ def test_every_mistake_is_told_at_once(folder):
         "add --prices",
     ):
         assert said in text
+
+
+@pytest.mark.parametrize("width", range(60, 131, 5))
+def test_no_figure_is_cut_off_whatever_the_terminal_s_width(folder, width):
+    out = io.StringIO()
+    answer = decide(folder, Asked(min_recall=0.95))
+    print_answer(answer, Console(file=out, width=width))
+    table = out.getvalue().partition("The front")[2].partition("Why not")[0].splitlines()
+    for figure in ("recall", "latency_p50_s"):
+        assert f"{between(figure, answer.choice.winner.figures[figure]).strip()} " in "\n".join(f"{line} " for line in table)
+    ends = [line.rstrip()[-1] for line in table if "[" in line]
+    assert ends
+    assert set(ends) == {"]"}
 
 
 def test_names_from_outside_stay_text(folder):
