@@ -116,9 +116,13 @@ def _array(values: Mapping[int, Any], rows: int, dtype: str) -> Any:
     there = np.fromiter(values.keys(), np.intp, len(values))
     missing = np.ones(rows, dtype=bool)
     missing[there] = False
-    numbers = np.zeros(rows, dtype=np.float64 if dtype == "Float64" else np.int64)
-    numbers[there] = np.fromiter(values.values(), numbers.dtype, len(values))
-    return pd.arrays.FloatingArray(numbers, missing) if dtype == "Float64" else pd.arrays.IntegerArray(numbers, missing)
+    if dtype == "Float64":
+        numbers = np.zeros(rows, dtype=np.float64)
+        numbers[there] = np.fromiter(values.values(), np.float64, len(values))
+        return pd.arrays.FloatingArray(numbers, missing)
+    counts = np.zeros(rows, dtype=np.int64)
+    counts[there] = np.fromiter(values.values(), np.int64, len(values))
+    return pd.arrays.IntegerArray(counts, missing)
 
 
 _OF_FIGURE = {name: (name, f"{name}_lo", f"{name}_hi", f"{name}_n") for name in FIGURES}

@@ -309,7 +309,7 @@ def _array(content: bytes) -> np.ndarray[Any, Any]:
     numpy.load parses the header of each anew, which takes most of its time: thousands of small arrays share a few headers.
     """
     if content[:8] != _NPY_1:
-        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)  # type: ignore[no-any-return]
+        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     end = 10 + int.from_bytes(content[8:10], "little")
     shape, fortran, dtype = _header(content[8:end])
     return np.frombuffer(content, dtype, offset=end).reshape(shape, order="F" if fortran else "C").copy()

@@ -318,7 +318,7 @@ def _data(
                 for kind, one in kinds.items()
                 if _is_curve(one)
             }
-            for name in (row["anchor"] for table in tables for row in table["rows"])
+            for name in (anchor(row) for view in views for row in view.rows)
             if (kinds := found.get(name))
         },
         "records": _whole(shown, records),

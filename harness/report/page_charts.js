@@ -40,7 +40,7 @@ function laidOut(figure, narrow) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: ink },
     margin: { l: figure.layout.barmode ? 12 : 56, r: 12, t: 8, b: 44 }, hovermode: "closest", showlegend: true, dragmode: narrow ? false : "zoom",
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 }, itemwidth: 30, traceorder: "normal" },
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 }, itemwidth: 30, traceorder: "normal", maxheight: 0.9 },
     hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("strong"), font: { color: ink, size: 12.5 }, align: "left", namelength: -1 },
     xaxis: { ...axis, ...figure.layout.xaxis }, yaxis: { ...axis, ...figure.layout.yaxis },
   };
@@ -55,7 +55,7 @@ function drawChart(chart) {
   const entry = 60 + 7 * Math.max(0, ...names.map((name) => name.length));
   const lines = Math.ceil(names.length / Math.max(1, Math.floor(width / entry)));
   place.style.minHeight = figure.height ? "0" : "";
-  place.style.height = (figure.height || (width < 480 ? 320 : 350)) + 20 * Math.min(lines, 14) + "px";
+  place.style.height = (figure.height || (width < 480 ? 320 : 350)) + 20 * lines + "px";
   Plotly.react(place, figure.data.map(painted), laidOut(figure, width < 480), { responsive: true, displayModeBar: false });
   if (!chart.drawn) {
     place.on("plotly_click", ({ points }) => {

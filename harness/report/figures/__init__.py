@@ -29,16 +29,16 @@ class Picture:
 
 
 def pictures(section: Section) -> list[Picture]:
-    """Return the pictures of a section, those with something to show."""
+    """Return the pictures of a section, those with something to show; bars come last, since they are higher than the others."""
     made = (
         ("Recall and latency", recall_latency(section)),
         ("Recall and throughput", recall_rate(section)),
         ("Latency and load", latency_load(section)),
-        ("Where a search's time goes", search_parts(section)),
         ("Quality lost to the index", quality_lost(section)),
         ("Recall and memory", recall_memory(section)),
-        ("Building the index", build_time(section)),
         ("Throughput and batch size", throughput_batch(section)),
+        ("Where a search's time goes", search_parts(section)),
+        ("Building the index", build_time(section)),
         ("Where a batch's time goes", batch_parts(section)),
     )
     return [Picture(title, tuple(figures)) for title, figures in made if figures]

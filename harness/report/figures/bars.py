@@ -9,7 +9,7 @@ from harness.report.figures.parts import Figure, Named, escape
 from harness.report.rows import Row, anchor
 from harness.report.units import SHOWN
 
-BARS = 20
+BARS = 12
 """Bars a picture has at most; the table has all rows."""
 _PATTERNS = ("", "/", "x", "-", ".")
 

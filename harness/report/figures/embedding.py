@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from harness.interfaces import STAGES as STAGE_NAMES
 from harness.report.figures.bars import BARS, bars, left_out, stacks_of
@@ -61,9 +62,7 @@ def _curve(place: int, name: str, rows: Sequence[Row]) -> list[Figure]:
                 known,
                 x=lambda row: row["batch_size"],
                 figure=figure,
-                hover=lambda row, called=called, figure=figure: hover_of(
-                    row, called, BATCH, (figure, "batch_latency_p50_s", "peak_rss_bytes")
-                ),
+                hover=partial(hover_of, name=called, part=BATCH, figures=(figure, "batch_latency_p50_s", "peak_rss_bytes")),
             )
             drawn[-1]["line"]["dash"] = dash
             drawn[-1]["marker"]["symbol"] = SYMBOLS[place % len(SYMBOLS)] + symbol

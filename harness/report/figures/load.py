@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from harness.report.axis import log_layout
@@ -41,11 +42,9 @@ def latency_load(section: Section) -> list[Figure]:
                             place,
                             named.name(own[0]),
                             own,
-                            x=lambda row, column=column: float(row[column]),
+                            x=partial(_load, column),
                             figure=figure,
-                            hover=lambda row, figure=figure, named=named, part=part: hover_of(
-                                row, named.name(row), part, (figure, "qps", "recall")
-                            ),
+                            hover=partial(hover_of, name=named.name(own[0]), part=part, figures=(figure, "qps", "recall")),
                         )
                     ],
                     "layout": {
@@ -55,6 +54,10 @@ def latency_load(section: Section) -> list[Figure]:
                 }
             )
     return drawn
+
+
+def _load(column: str, row: Row) -> float:
+    return float(row[column])
 
 
 def _rising(section: Section, column: str) -> list[list[Row]]:
