@@ -219,8 +219,9 @@ def _rows(records: Sequence[Record], folder: Path, repeats: Mapping[str, tuple[R
     kept: dict[tuple[str, str, str], Mapping[str, NDArray[Any]]] = {}
     for row in plain(to_frame(alone)):
         record, part, number = parts[row["key"]]
+        row["key"] = record.key
         point = None if number is None else record.points[number]
-        found.append(Stored(part, {**row, "key": record.key}, record, folder, repeats.get(record.key, ()), point, number, kept=kept))
+        found.append(Stored(part, row, record, folder, repeats.get(record.key, ()), point, number, kept=kept))
     return found
 
 
