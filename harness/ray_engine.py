@@ -14,6 +14,7 @@ goes with it. Ray is imported in this file and in no other.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sys
@@ -190,16 +191,17 @@ class RayData:
             else:
                 how = {"address": self.address, "runtime_env": {"env_vars": variables}}
             try:
-                ray.init(**how, logging_level="WARNING", log_to_driver=False)
+                ray.init(**how, logging_level=logging.WARNING, log_to_driver=False)
             except Exception as error:
                 raise HarnessError(f"engine=ray: {self._where()} cannot be had: {_said(error)}") from error
             held.callback(ray.shutdown)
-            has = ray.cluster_resources()
+            cluster: Any = ray
+            has = cluster.cluster_resources()
             needs = {"CPU": self.workers * threads, **({"GPU": self.workers} if kind == "cuda" else {})}
             few = [f"{has.get(name, 0):g} {name}s of {wanted}" for name, wanted in needs.items() if has.get(name, 0) < wanted]
             if few:
                 raise HarnessError(f"engine=ray: {self._where()} has {' and '.join(few)}; lower engine.workers or engine.threads")
-            yield ray
+            yield cluster
 
     def _where(self) -> str:
         return "a cluster on this machine" if self.address is None else f"the cluster at engine.address={self.address}"
@@ -289,10 +291,7 @@ def _short_folder() -> Iterator[Path]:
 
 def _said(error: BaseException) -> str:
     """Return what went wrong in one line: of a worker's failure the cause, not the frames that it came through."""
-    cause = getattr(error, "cause", None)
-    while isinstance(cause, BaseException) and getattr(cause, "cause", None) is not None:
-        cause = cause.cause
-    while cause is not None and cause.__cause__ is not None:
-        cause = cause.__cause__
-    lines = [line.strip() for line in str(cause if cause is not None else error).splitlines() if line.strip()]
-    return f"{type(cause if cause is not None else error).__name__}: {lines[-1] if lines else 'no words'}"
+    while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException):
+        error = inner
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no words'}"

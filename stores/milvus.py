@@ -190,8 +190,8 @@ class Milvus:
 
     def _own_violations(self) -> list[str]:
         found = []
-        texts = ("token_env", "user_env", "password_env", "database", "ca_file", "client_cert_file", "client_key_file", "server_name")
-        texts += ("bulk_folder",)
+        texts: tuple[str, ...] = ("token_env", "user_env", "password_env", "database", "bulk_folder")
+        texts += ("ca_file", "client_cert_file", "client_key_file", "server_name")
         found += [f"store.{name} must be text, got {value!r}" for name in texts if not isinstance(value := getattr(self, name), str)]
         parts = urlsplit(self.uri) if isinstance(self.uri, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.fragment:
