@@ -163,6 +163,25 @@ def test_one_item_is_not_enough_to_tell():
         audit(HashModel(), INFO, TEXTS[:1], asked="fp32")
 
 
+def test_int8_may_depend_on_the_batch_and_a_reader_is_told_by_how_much():
+    info = replace(INFO, dtype="int8")
+    assert audit(HashModel(), info, TEXTS, asked="int8") == []
+    (caveat,) = audit(HashModel(leak=0.001), info, TEXTS, asked="int8")
+    together, alone = (embed(HashModel(leak=0.001), items) for items in (TEXTS, TEXTS[-1:]))
+    assert caveat.code == "batch_dependent"
+    assert (
+        f"of 5 items, one embedded alone differs from itself in a batch by {np.linalg.norm(together[-1] - alone[0]):.2g} of" in caveat.text
+    )
+    with pytest.raises(AuditError, match="rows have changed places"):
+        audit(HashModel(shift=1), info, TEXTS, asked="int8")
+    with pytest.raises(AuditError, match=r"0\.001 is allowed for fp32"):
+        audit(HashModel(leak=0.001), INFO, TEXTS, asked="fp32")
+
+
+def embed(model, items):
+    return model.finish(model.forward(model.prepare(items)))
+
+
 @given(st.sampled_from(["fp32", "fp16", "bf16"]), st.floats(min_value=0.0, max_value=3.0))
 def test_the_tolerance_between_batch_and_alone_is_the_stated_one(asked, part):
     """A vector moved by a known part of the tolerance passes up to 1 and fails above."""

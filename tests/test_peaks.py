@@ -70,6 +70,10 @@ def test_a_cpu_has_a_limit_and_no_peak():
     assert peaks.datasheet("mps", "fp32") is peaks.limit("mps", "fp32") is None
 
 
+def test_a_cpu_may_do_four_times_as_many_operations_in_int8():
+    assert peaks.limit("cpu", "int8").other == 4 * peaks.limit("cpu", "fp32").other
+
+
 def test_a_large_product_on_this_cpu_stays_below_its_limit():
     a = torch.randn(512, 512)
     best = min(_seconds(lambda: a @ a) for _ in range(20))

@@ -119,7 +119,7 @@ def models(records: Sequence[Record]) -> list[dict[str, str]]:
                 "weights": "random weights" if model.get("weights") == "random" else _text(model.get("weights")),
                 "source": _text(model.get("source")),
                 "revision": _text(model.get("revision")),
-                "dtype": _text(model.get("dtype")),
+                "dtype": _text(model.get("dtype")) + (f", by {model['runtime']}" if model.get("runtime") else ""),
                 "parameters": count(parameters) if isinstance(parameters, int) else NULL,
                 "weights fingerprint": _text(model.get("weights_fingerprint")),
                 "note": str(model.get("note") or ""),

@@ -273,8 +273,9 @@ def test_a_runtime_works_with_the_threads_it_was_given_and_no_more(loaded, backe
 
 
 @pytest.mark.parametrize("backend", RUNTIMES)
-def test_a_cell_of_a_runtime_has_every_figure_that_torchs_has(backend, tmp_path):
-    model = tiny()
+def test_a_cell_of_a_runtime_has_every_figure_that_torchs_has(loaded, backend, tmp_path):
+    loaded(backend)
+    model = minilm()
     settings = {field.name: getattr(model, field.name) for field in dataclasses.fields(model) if field.init}
     spec = cells.embed_spec(
         cells.lay_out(tmp_path / "data"),
