@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from importlib import metadata
 
 import pytest
 
+from harness.choose import production
+from harness.choose.candidates import Candidate
 from harness.errors import SettingsError
 from harness.plan import make_plan
 from models import exported
+from tests.choose import cells as chosen
 from tests.conftest import PLUGINS, QUICK
 
 TEXT = [*QUICK, "model=minilm", "model.weights=random"]
@@ -99,3 +103,18 @@ def test_a_missing_extra_refuses_the_job_before_anything_is_measured_and_a_sweep
     sweep = plan("backend=torch,onnx", multirun=True)
     assert [one.job.backend for one in sweep.skipped] == ["onnx"]
     assert sweep.skipped[0].job.cannot_embed
+
+
+def test_no_code_is_guessed_for_production_where_torch_is_not_what_computes():
+    search = chosen.search(points=(chosen.point(64),))
+    about = {
+        "backend": "onnx",
+        "dtype": "int8",
+        "model": {"_target_": "models.sentence_transformers.SentenceTransformersModel", "source": "org/m"},
+        "store": {"_target_": "stores.exact.Exact"},
+    }
+    search = replace(search, settings={**search.settings, **about})
+    candidate = Candidate(chosen.embed(batch_size=2), search, 0, {}, name="chosen")
+    text, notes = production.code(candidate, folder="r", about="t", measured=[])
+    assert notes[0].startswith("The model's loading code was not generated: onnx computes it; export the network")
+    compile(text, "chosen.py", "exec")
