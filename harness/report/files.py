@@ -15,7 +15,7 @@ from harness.report.distribution import distributions
 from harness.report.exports import benchmark_json, json_lines
 from harness.report.markdown import markdown
 from harness.report.page import page
-from harness.report.rows import Row, plain
+from harness.report.rows import Row, Section, plain, sections
 from harness.report.units import plural
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def write(folder: Path, console: Console | None = None) -> dict[str, Path]:
     """Write all reports and print the tables, where there is a console; see `harness.report.write_reports`."""
     with uncollected():
-        contents, rows = _made(folder)
+        contents, shown, rows = _made(folder)
         written = {}
         for kind, (file, content) in contents.items():
             path = folder / file
@@ -40,12 +40,12 @@ def write(folder: Path, console: Console | None = None) -> dict[str, Path]:
         if console is not None:
             from harness.report.terminal import print_rows
 
-            print_rows(rows, console)
+            print_rows(rows, console, shown)
     return written
 
 
-def _made(folder: Path) -> tuple[dict[str, tuple[str, bytes]], list[Row]]:
-    """Return what goes into each file, by kind, and the rows all of them show."""
+def _made(folder: Path) -> tuple[dict[str, tuple[str, bytes]], list[Section], list[Row]]:
+    """Return what goes into each file, by kind, and the sections and rows that all of them show."""
     found, broken = scan(folder)
     left_out = [f"{path.name}: {reason}" for path, reason in broken]
     records = current(found)
@@ -54,19 +54,20 @@ def _made(folder: Path) -> tuple[dict[str, tuple[str, bytes]], list[Row]]:
         raise DataError(f"{folder / 'records'} holds no record to report on{said}; measure something first with `python -m harness`")
     frame = to_frame(records)
     rows = plain(frame)
+    shown = sections(rows)
     latencies = distributions(rows, records, folder)
     parquet = io.BytesIO()
     frame.to_parquet(parquet, index=False)
     name = folder.resolve().name
     contents = {
-        "html": ("report.html", _bytes(page(name, rows, records, left_out, latencies))),
-        "markdown": ("report.md", _bytes(markdown(name, rows, records, left_out))),
+        "html": ("report.html", _bytes(page(name, rows, records, left_out, latencies, shown))),
+        "markdown": ("report.md", _bytes(markdown(name, rows, records, left_out, shown))),
         "csv": ("results.csv", _bytes(_csv(rows, list(map(str, frame.columns))))),
         "parquet": ("results.parquet", parquet.getvalue()),
         "jsonl": ("results.jsonl", _bytes(json_lines(rows))),
         "benchmark": ("benchmark.json", _bytes(benchmark_json(rows, records, latencies))),
     }
-    return contents, rows
+    return contents, shown, rows
 
 
 def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:

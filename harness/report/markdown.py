@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.records import Record
 from harness.report.provenance import environment, machines
-from harness.report.rows import Row, caveats, cell_name, sections, unfinished
+from harness.report.rows import Row, Section, caveats, cell_name, sections, unfinished
 from harness.report.summary import Best, best, findings, overview
 from harness.report.tables import Cell, Table, embed_table, search_table
 from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, plural
@@ -32,7 +32,13 @@ def text(words: str) -> str:
     return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def markdown(name: str, rows: Sequence[Row], records: Sequence[Record], left_out: Sequence[str] = ()) -> str:
+def markdown(
+    name: str,
+    rows: Sequence[Row],
+    records: Sequence[Record],
+    left_out: Sequence[str] = (),
+    shown: Sequence[Section] | None = None,
+) -> str:
     """Return the report.
 
     Parameters
@@ -45,14 +51,16 @@ def markdown(name: str, rows: Sequence[Row], records: Sequence[Record], left_out
         The records the frame was made of; machine and versions are read from them.
     left_out : sequence of str
         What could not be read, a sentence each.
+    shown : sequence of Section, optional
+        The rows' sections, where they are known already.
     """
-    shown = sections(rows)
+    shown = sections(rows) if shown is None else shown
     lines = [f"# Results: {text(name)}", ""]
     for section in shown:
         told, fastest = findings(section), best(section)
         if told or fastest:
             lines += [f"**{text(section.name)}**", "", *(f"- {text(sentence)}" for sentence in told), "", *_best(fastest)]
-    lines += ["## What was measured", "", *(text(sentence) + "  " for sentence in overview(rows))]
+    lines += ["## What was measured", "", *(text(sentence) + "  " for sentence in overview(rows, shown))]
     lines += [text(f"Machine: {'; '.join(machines(records)) or 'not recorded'}."), ""]
     within = False
     for section in shown:

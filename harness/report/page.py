@@ -112,12 +112,13 @@ def page(
     records: Sequence[Record],
     left_out: Sequence[str] = (),
     found: Mapping[str, Mapping[Kind, Distribution]] | None = None,
+    shown: Sequence[Section] | None = None,
 ) -> str:
     """Return the whole page.
 
     Parameters
     ----------
-    name, rows, records, left_out
+    name, rows, records, left_out, shown
         See `harness.report.markdown.markdown`.
     found : mapping, optional
         The rows' distributions, from `harness.report.distribution.distributions`.
@@ -131,21 +132,21 @@ def page(
     )
     environment.filters["plural"] = plural
     found = found or {}
-    whole = sections(rows)
-    shown = [section.reduced(_ROWS) for section in whole]
-    drawn = [pictures(section) for section in shown]
-    chapters = [_chapter(*parts, place, found) for place, parts in enumerate(zip(whole, shown, drawn, strict=True))]
+    whole = sections(rows) if shown is None else shown
+    held = [section.reduced(_ROWS) for section in whole]
+    drawn = [pictures(section) for section in held]
+    chapters = [_chapter(*parts, place, found) for place, parts in enumerate(zip(whole, held, drawn, strict=True))]
     views = [view for chapter in chapters for view in chapter.views]
     curves = [curve for chapter in chapters for curve in chapter.curves]
     figures = [
         (chart.id, one) for chapter, made in zip(chapters, drawn, strict=True) for chart, one in zip(chapter.charts, made, strict=True)
     ]
-    data = _data(shown, views, figures, curves, records, found)
+    data = _data(held, views, figures, curves, records, found)
     script = "".join((here / file).read_text(encoding="utf-8") for file in _SCRIPTS)
     names = {key: cell_name(row) for key, row in {row["key"]: row for row in rows}.items()}
     return environment.get_template("page.html.j2").render(
         name=name,
-        overview=overview(rows),
+        overview=overview(rows, whole),
         machines=provenance.machines(records),
         chapters=chapters,
         most_cells=_CELLS,

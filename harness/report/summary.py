@@ -48,8 +48,8 @@ _SENTENCES = 4
 STATUS_WORDS = {"oom": "ran out of memory", "failed": "failed", "invalid": "gave an invalid result", "skipped": "skipped"}
 
 
-def overview(rows: Sequence[Row]) -> list[str]:
-    """Return what was measured, when and on what data."""
+def overview(rows: Sequence[Row], shown: Sequence[Section] | None = None) -> list[str]:
+    """Return what was measured, when and on what data; `shown` are the rows' sections, where they are known already."""
     done = [row for row in rows if row["status"] == "ok"]
     cells = {kind: len({row["key"] for row in done if row["kind"] == kind}) for kind in ("embed", "search")}
     points = sum(row["kind"] == "search" and row["k"] is not None for row in done)
@@ -63,7 +63,9 @@ def overview(rows: Sequence[Row]) -> list[str]:
     states = Counter(row["status"] for row in {row["key"]: row for row in rows if row["status"] != "ok"}.values())
     if states:
         found.append(f"Without a result: {_list([f'{count(n)} {STATUS_WORDS.get(state, state)}' for state, n in sorted(states.items())])}.")
-    data = [f"{section.name} ({section.facts})" if section.facts else section.name for section in sections(rows)]
+    data = [
+        f"{section.name} ({section.facts})" if section.facts else section.name for section in (sections(rows) if shown is None else shown)
+    ]
     if data:
         found.append(f"Data: {'; '.join(data)}.")
     if randoms := sorted({model_name(row) for row in done if is_random(row)}):

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from harness.report.rows import Row, caveats, cell_name, sections, unfinished
+from harness.report.rows import Row, Section, caveats, cell_name, sections, unfinished
 from harness.report.tables import EMBED_BRIEF, SEARCH_BRIEF, Table, embed_table, search_table
 from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, count, plural
 
@@ -24,11 +24,11 @@ _NAME_WIDTH = 10
 """What a row's name keeps of a narrow terminal; intervals then break into two lines."""
 
 
-def print_rows(rows: Sequence[Row], console: Console) -> None:
-    """Print one section for each dataset, then the cells without a result and the caveats."""
+def print_rows(rows: Sequence[Row], console: Console, shown: Sequence[Section] | None = None) -> None:
+    """Print one section for each dataset, then the cells without a result and the caveats; `shown` are the sections, if known."""
     within = False
     nulls: dict[str, None] = {}
-    for section in sections(rows):
+    for section in sections(rows) if shown is None else shown:
         console.print()
         console.print(_line(section.name, "bold"), _line(section.facts, "dim"))
         for title, whole, make, figures in (
