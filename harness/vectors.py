@@ -1,4 +1,4 @@
-"""The one canonical pass that turns a dataset into vectors, and the exact neighbours of its queries.
+"""The one canonical pass that turns a dataset into vectors, and where their ground truth is read.
 
 Search cells must not depend on batch size or on which device was free, so their vectors come from a single pass per
 recipe (weights, preprocessing, dtype, dataset), at a fixed batch size, kept in the cache with their content hash.
@@ -22,11 +22,9 @@ from harness.audit import AUDITED, audit
 from harness.build import build
 from harness.corpus import Corpus, canonical_batches, crew_for, embedded, of_role
 from harness.datasets.decode import decode
-from harness.errors import AuditError, DataError
-from harness.groundtruth import exact_neighbours
-from harness.interfaces import CorpusEngine, Ids, Metric, Part, Vectors
-from harness.metrics.recall import recall_at_k
-from harness.metrics.similarity import Neighbours, scores_of
+from harness.errors import DataError
+from harness.interfaces import CorpusEngine, Metric, Part
+from harness.metrics.similarity import Neighbours
 from harness.replicate import Report
 
 HERE: Mapping[str, Any] = {"_target_": "harness.corpus.OneProcess"}
@@ -124,55 +122,8 @@ def _content_hash(*paths: Path) -> str:
     return found.hexdigest()
 
 
-def make_truth(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
-    """Find the exact nearest ``spec["k"]`` documents of every query into ``ids.npy`` and ``scores.npy`` in `folder`."""
-    report("ground truth", 0.0)
-    vectors = Path(spec["vectors"])
-    corpus = np.load(vectors / "corpus.npy", mmap_mode="r")
-    queries = np.load(vectors / "queries.npy")
-    if spec["below"] is not None:
-        (folder / "below.json").write_text(json.dumps(spec["below"]))
-    given = vectors / "given.npy"
-    if spec["below"] is None and given.exists() and (ids := np.load(given)).shape[1] >= spec["k"]:
-        truth = _checked(ids[:, : spec["k"]], queries, corpus, spec["metric"])
-        np.save(folder / "ids.npy", truth.ids)
-        np.save(folder / "scores.npy", truth.scores)
-        return
-    truth = exact_neighbours(queries, corpus, k=min(spec["k"], len(corpus)), metric=spec["metric"], below=spec["below"])
-    np.save(folder / "ids.npy", truth.ids)
-    np.save(folder / "scores.npy", truth.scores)
-
-
-_SAMPLE = 64
-"""Queries on which given neighbours are compared with exact search."""
-
-
-def _checked(ids: Ids, queries: Vectors, corpus: Vectors, metric: Metric) -> Neighbours:
-    """Return given neighbours with their scores, after a sample of them has been found to be what exact search finds.
-
-    Raises
-    ------
-    harness.errors.AuditError
-        When it is not: the neighbours are of another metric, of other vectors, or old.
-    """
-    k = ids.shape[1]
-    if (np.diff(np.sort(ids, axis=1), axis=1) == 0).any():
-        raise AuditError("the neighbours that came with the vectors name a row twice for the same query; leave dataset.neighbours_path out")
-    sample = np.sort(np.random.default_rng(0).permutation(len(queries))[:_SAMPLE])
-    exact = exact_neighbours(queries[sample], corpus, k=k, metric=metric)
-    right = recall_at_k(ids[sample], exact, k=k, queries=queries[sample], corpus=corpus)
-    if right.min() < 1.0:
-        raise AuditError(
-            f"the neighbours that came with the vectors are not those of exact search under metric={metric}: on {len(sample)} queries "
-            f"they hold {right.mean():.1%} of them; set the metric that they are of, or leave dataset.neighbours_path out"
-        )
-    scores = np.stack([scores_of(query, np.asarray(corpus[row]), metric) for query, row in zip(queries, ids, strict=True)])
-    order = np.lexsort((ids, -scores), axis=1)
-    return Neighbours(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1), metric, len(corpus))
-
-
 def open_truth(folder: Path, *, metric: Metric, rows: int) -> Neighbours:
-    """Return the ground truth that `make_truth` wrote."""
+    """Return the ground truth that `harness.truth.make_truth` wrote."""
     filtered = folder / "below.json"
     below = json.loads(filtered.read_text()) if filtered.exists() else None
     return Neighbours(ids=np.load(folder / "ids.npy"), scores=np.load(folder / "scores.npy"), metric=metric, rows=rows, below=below)
