@@ -59,6 +59,7 @@ QUIET: Mapping[str, str] = {
 OWN: Mapping[str, str] = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what keeps to loopback, on Linux too
     "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",  # or workers stand back, by 15, behind whatever else runs
     "RAY_enable_worker_prestart": "0",  # workers that nobody asked for, one for each core
     "RAY_prestart_worker_first_driver": "0",
 }

@@ -15,6 +15,10 @@ found on it besides:
   with a parameter of the wrong kind.
 - IVF_PQ with a filter answers with rows that pass it and are hardly nearer than any others: recall 0.14 where it is 0.86 without a filter,
   every cell probed. That combination is refused. All other families answer filtered searches as they should.
+- A bulk import takes NumPy files at any absolute path that the server can read; a relative one counts from where the server was started.
+  It is done when it is *Completed*, 2 s after its rows are in a segment (*Persisted*): until then that segment is not merged with others.
+  50,000 rows of 384 dimensions took 13 to 16 s beside other work, 0.3 to 0.6 s of it for the files, where requests took 10 to 13 s and
+  2.5 s to flush.
 - The bytes of an index are those that its files unpack to, for the server compresses them: text vectors and a graph's links by a third.
 """
 

@@ -1,5 +1,6 @@
 """Bulk imports into the real server: the same rows as by requests, found by the same searches, and no file left behind."""
 
+import faiss
 import numpy as np
 import pytest
 
@@ -64,21 +65,19 @@ def test_writing_files_and_importing_them_are_told_apart_and_no_file_stays(impor
     assert files(store) == []
 
 
-def test_a_graph_over_imported_rows_finds_what_one_over_inserted_rows_does(local, tmp_path):
-    by_files, _ = filled(tmp_path, GRAPH)
-    plain = MilvusLocal()
-    plain.open(tmp_path)
-    plain.create("others", dim=DIM, metric="l2", index=GRAPH)
-    plain.insert(CORPUS, 0)
-    plain.build()
-    assert "files" not in plain.wait_ready(rows=COUNT, deadline_s=120).times
+def test_recall_of_a_graph_over_imported_rows_is_that_of_faiss_with_the_same_parameters(local, tmp_path):
+    store, _ = filled(tmp_path, GRAPH)
+    peer = faiss.IndexHNSWFlat(DIM, 8)
+    peer.hnsw.efConstruction = 60
+    peer.add(CORPUS)
     for params in GRAPH.search_params():
-        found = [recall(store.search(QUERIES, K, params), QUERIES, CORPUS, "l2") for store in (by_files, plain)]
-        assert found[0] == pytest.approx(found[1], abs=0.05)
-    by_files.close()
-    plain.close()
+        there = recall(store.search(QUERIES, K, params), QUERIES, CORPUS, "l2")
+        here = recall(peer.search(QUERIES, K, params=faiss.SearchParametersHNSW(efSearch=params["ef"]))[1], QUERIES, CORPUS, "l2")
+        assert there == pytest.approx(here, abs=0.08)  # 600 neighbours: their spread is 0.02 each, and so is that of two builds
+    store.close()
 
 
+@pytest.mark.slow
 def test_binary_vectors_are_imported_too(local, tmp_path):
     bits = np.packbits(CORPUS > 0, axis=1)
     store, _ = filled(tmp_path, FLAT(), rows=bits, vector_type="binary")
