@@ -37,6 +37,11 @@ def test_the_text_is_the_one_that_was_looked_at(name):
     assert TEXTS[name] == (GOLDEN / name).read_text(encoding="utf-8")
 
 
+def test_what_looked_like_a_regression_and_stayed_open_is_not_called_none():
+    assert words.headline(OUTCOMES["budget-ended"]) == "Performance: no regression reproduced, 1 inconclusive"
+    assert words.headline(OUTCOMES["not-reproduced"]) == "Performance: no regression, 1 pass"
+
+
 def test_every_golden_file_belongs_to_an_outcome_and_every_verdict_has_one():
     assert {path.name for path in GOLDEN.iterdir()} == set(TEXTS)
     assert set(CASES) == set(VERDICTS)

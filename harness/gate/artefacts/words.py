@@ -112,7 +112,8 @@ def headline(outcome: Outcome) -> str:
     counts = outcome.counts
     said = [_counted(verdict, number) for verdict, number in counts.items()]
     if not any(verdict in counts for verdict in ("REGRESSION", "MISSING", "ERROR", "NOT COMPARABLE")):
-        said.insert(0, "no regression")
+        open_ = any(case.first is not None and case.decision.verdict == "INCONCLUSIVE" for case in outcome.cases)
+        said.insert(0, "no regression reproduced" if open_ else "no regression")  # what looked like one was neither shown nor refuted
     return f"Performance{' (advisory)' if outcome.advisory else ''}: {', '.join(said)}"
 
 
