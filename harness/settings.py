@@ -194,6 +194,7 @@ class Composer:
         self._axes = _plain_axes(jobs)
         self._composed: dict[tuple[str, ...], _Composed | SettingsError] = {}
         self._built: dict[str, Any] = {}
+        self._known: dict[int, tuple[Mapping[str, Any], Any]] = {}
         self._jobs: dict[tuple[str, ...], Job | SettingsError] = {}
         self._first = _firsts(jobs, self._axes)
 
@@ -294,9 +295,13 @@ class Composer:
 
     def _build(self, node: Mapping[str, Any], *, key: str) -> Any:
         """Return what a node describes; equal nodes are built once, which they bear because building is free of work and of state."""
+        known = self._known.get(id(node))
+        if known is not None and known[0] is node:
+            return known[1]
         same = json.dumps([key, node], default=str)
         if same not in self._built:
             self._built[same] = build(node, key=key)
+        self._known[id(node)] = node, self._built[same]
         return self._built[same]
 
 

@@ -21,7 +21,7 @@ def chain(*stages, slow=()):
 KILLED = chain(
     ("data", "parent"), ("cache", "parent"), ("embed_memory", "parent"), ("embed", "parent"), ("record", "parent"), ("vectors", "parent"),
     ("truth", "parent"), ("search", "parent"), ("search_memory", "parent"), ("report", "parent"),
-    slow=[("data", "parent"), ("embed_memory", "parent"), ("vectors", "parent"), ("search_memory", "parent")],
+    slow=[("data", "parent"), ("embed_memory", "parent"), ("embed", "parent"), ("vectors", "parent"), ("search_memory", "parent")],
 )  # fmt: skip
 """In the order in which a run comes to these stages."""
 
@@ -62,7 +62,7 @@ def test_the_next_run_completes_the_rest_and_clears_away_what_the_killed_ones_le
     chain(
         ("embed_memory", "child"), ("embed", "server"), ("vectors", "child"), ("truth", "server"), ("search", "child"),
         ("search_memory", "server"),
-        slow=[("embed_memory", "child"), ("vectors", "child"), ("truth", "server"), ("search_memory", "server")],
+        slow=[("embed_memory", "child"), ("vectors", "child"), ("truth", "server"), ("search", "child"), ("search_memory", "server")],
     ),
     ids=lambda name: name,
 )  # fmt: skip

@@ -227,13 +227,13 @@ class Watch(threading.Thread):
         self.join()
 
 
-def run(folder, planted, *arguments):
+def run(folder, planted, *arguments, plugins=True):
     """Run the command line with everything it writes below one folder, and the secrets in its environment."""
     environment = {name: value for name, value in os.environ.items() if name not in planted.environment}
     environment |= own_environment(folder / "cache") | planted.environment | {"HF_HUB_OFFLINE": "", "HF_HOME": str(folder / "hub")}
     with Watch(folder / "cache") as watch:
         done = subprocess.run(
-            [sys.executable, "-m", "harness", *arguments, "--config-dir", str(PLUGINS)],
+            [sys.executable, "-m", "harness", *arguments, *(["--config-dir", str(PLUGINS)] if plugins else [])],
             cwd=folder,
             capture_output=True,
             text=True,
@@ -271,7 +271,7 @@ def test_the_address_of_a_hub_is_shown_without_its_password(tmp_path):
     planted = Planted(HF_ENDPOINT="http://127.0.0.1:9")
     done, lines = run(tmp_path, planted, "plan", "model=resnet50", "dataset.corpus=8", "dataset.queries=2", "batch_size=2", "k=[2]")
     assert "127.0.0.1:9" in done.stderr + done.stdout, "it says which hub it has asked"
-    health, more = run(tmp_path, planted, "doctor")
+    health, more = run(tmp_path, planted, "doctor", plugins=False)
     assert "127.0.0.1:9" in health.stdout
     planted.assert_in_none_of(
         plan=done.stdout + done.stderr, doctor=health.stdout + health.stderr, files=written(tmp_path), lines=lines + more
