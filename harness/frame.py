@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +171,7 @@ def _rows(record: Record, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]
     """Yield the rows of a record: itself, or each of its operating points, whose own figures come before those of the whole cell."""
     whole, reasons = _figures(record.metrics)
     if not record.points:
-        yield {**common, **whole, "reasons": _compact(reasons) if reasons else None}
+        yield {**common, **whole, "reasons": _because(tuple(reasons.items()))}
     for point in record.points:
         own, why = _figures(point.metrics)
         why = {name: reason for name, reason in reasons.items() if name not in point.metrics} | why
@@ -187,7 +188,7 @@ def _rows(record: Record, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]
             "target_recall": point.target_recall,
             **whole,
             **own,
-            "reasons": _compact(why) if why else None,
+            "reasons": _because(tuple(why.items())),
         }
 
 
@@ -270,6 +271,12 @@ _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
 def _compact(mapping: Any) -> str | None:
     return _JSON(mapping) if mapping is not None else None
+
+
+@lru_cache(maxsize=4096)
+def _because(reasons: tuple[tuple[str, str], ...]) -> str | None:
+    """Return reasons as JSON; thousands of rows share a few wordings."""
+    return _JSON(dict(reasons)) if reasons else None
 
 
 def _figures(metrics: Mapping[str, Measured]) -> tuple[dict[str, Any], dict[str, str]]:
