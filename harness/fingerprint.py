@@ -199,17 +199,28 @@ def versions_used_by(modules: Iterable[str]) -> Mapping[str, str]:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
         if name in versions:
             continue
-        try:
-            found = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        versions[name] = found.version
-        waiting += [
-            re.split(r"[\s;<>=!~\[(]", need, maxsplit=1)[0]
-            for need in found.requires or []
-            if "extra ==" not in need and "extra==" not in need
-        ]
+        found = _installed(name)
+        if found is not None:
+            versions[name], needed = found
+            waiting += needed
     return dict(sorted(versions.items()))
+
+
+def _installed(name: str) -> tuple[str, list[str]] | None:
+    """Return the version of a library and what it requires, extras left out; None where it is not there. Asked once in `remembering`."""
+    key = ("distribution", name)
+    if _answers is not None and key in _answers:
+        known: tuple[str, list[str]] | None = _answers[key]
+        return known
+    try:
+        there = importlib.metadata.distribution(name)
+        needed = [need for need in there.requires or [] if "extra ==" not in need and "extra==" not in need]
+        found = there.version, [re.split(r"[\s;<>=!~\[(]", need, maxsplit=1)[0] for need in needed]
+    except importlib.metadata.PackageNotFoundError:
+        found = None
+    if _answers is not None:
+        _answers[key] = found
+    return found
 
 
 @cache

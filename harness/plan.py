@@ -171,7 +171,7 @@ def make_plan(arguments: Sequence[str], *, multirun: bool, config_dirs: Sequence
                 jobs.append(composer.job(overrides))
             except SettingsError as error:
                 wrong |= dict.fromkeys(error.violations)
-    if not wrong and len({job.folder for job in jobs}) > 1:
+    if not wrong and len({(job.results, job.name) for job in jobs}) > 1:
         wrong["name and results must be the same for all jobs of a sweep; a name holds any number of sweeps"] = None
     if not wrong and len(jobs) == 1:
         wrong |= dict.fromkeys(jobs[0].unsupported)
