@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from harness.errors import SettingsError, UnsupportedError
+import numpy as np
+
+from harness.errors import AuditError, SettingsError, UnsupportedError
 from harness.interfaces import Attention, Backend, Dtype, Item, ModelInfo, Prepared, Role, Vectors, Weights
 from models import exported, parameters, rules
 from models import weights as weights_
@@ -214,8 +216,21 @@ class SentenceTransformersModel(Checkpoint):
         return super().transfer(prepared) if self._elsewhere is None else prepared
 
     def finish(self, outputs: Any) -> Vectors:
-        """Return the vectors of shape (n, dim), float32, in the order of the items."""
-        vectors: Vectors = super().finish(outputs) if self._elsewhere is None else outputs
+        """Return the vectors of shape (n, dim), float32, in the order of the items.
+
+        Raises
+        ------
+        harness.errors.AuditError
+            When another runtime made NaN of a text.
+        """
+        if self._elsewhere is None:
+            return super().finish(outputs)
+        vectors: Vectors = outputs
+        if np.isnan(vectors).any():  # a quick look, as the audit sees a few texts only
+            raise AuditError(
+                f"{self._elsewhere.info.runtime} made NaN of a text: OpenVINO does where local attention sees padding alone; "
+                "take backend=onnx, backend=torch or batch_size=1"
+            )
         return vectors
 
     @property

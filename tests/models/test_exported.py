@@ -13,7 +13,7 @@ import pytest
 
 from harness import flops
 from harness.audit import audit
-from harness.errors import UnsupportedError
+from harness.errors import AuditError, UnsupportedError
 from harness.interfaces import Exportable
 from models import exported
 from models.sentence_transformers import SentenceTransformersModel
@@ -120,8 +120,13 @@ def test_what_follows_the_network_is_exported_with_it(backend, settings):
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.slow
 def test_every_architecture_gives_torchs_vectors_whatever_its_runtime(name, backend, request):
-    if (name, backend) == ("gte_base", "openvino"):  # rows of which local attention sees padding alone; the audit refuses them
-        request.applymarker(pytest.mark.xfail(reason="OpenVINO 2026.4 gives NaN for short texts beside long ones under a sliding window"))
+    if backend == "openvino" and name in (
+        "gte_base",
+        "embeddinggemma_300m",
+    ):  # rows of which local attention sees padding alone; the audit refuses them
+        request.applymarker(
+            pytest.mark.xfail(raises=AuditError, reason="OpenVINO 2026.4 gives NaN for short texts beside long ones under a sliding window")
+        )
 
     def model():
         pooling = {"qwen3_embedding_0_6b": "lasttoken", "bge_m3": "cls", "gte_base": "cls"}.get(name)
