@@ -18,7 +18,6 @@ import logging
 import os
 import secrets
 import sys
-import tempfile
 import time
 import warnings
 from array import array
@@ -286,8 +285,8 @@ def _short_folder() -> Iterator[Path]:
         if len(str(folder)) <= LONGEST_FOLDER:
             yield folder
             return
-    with tempfile.TemporaryDirectory(prefix="harness-ray-", dir="/tmp") as short:
-        yield Path(short)
+    with workspace(Path("/tmp")) as short:  # noqa: S108 - where Ray itself goes; the folder is for its owner alone
+        yield short
 
 
 def _said(error: BaseException) -> str:

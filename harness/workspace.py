@@ -21,9 +21,12 @@ _PREFIX = "harness-run-"
 
 
 @contextmanager
-def workspace() -> Iterator[Path]:
-    """Yield an empty folder of one's own, and remove it afterwards; what others left behind who were killed is removed first."""
-    here = Path(tempfile.gettempdir())
+def workspace(here: Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder of one's own, and remove it afterwards; what others left behind who were killed is removed first.
+
+    It lies where temporary files go, or in the folder named.
+    """
+    here = here or Path(tempfile.gettempdir())
     _remove_left_behind(here)
     folder = here / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"  # the number is for people; the lock alone counts
     lock = Path(f"{folder}.lock")
