@@ -46,7 +46,7 @@ BATCHES = (11, 1)
 """Batches timed one by one: enough for a median (11, see `harness.statistics`), or, where that takes too long, a single pass."""
 REQUESTS = (130, 64, 11)
 """Single queries where ``min_requests`` take too long: enough for a p95, a p90 or a median."""
-QUERY_TIMES = 5
+QUERY_TIMES = 8
 """Up to so many times as long as other figures take is spent on ``min_requests`` single queries: their p99 is what an end-to-end limit is
 checked against (`choose --max-p99`), and nothing else can tell it."""
 _READY_BYTES = 1 << 30

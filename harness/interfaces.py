@@ -317,35 +317,6 @@ class Dataset(Protocol):
         """
 
 
-# ----------------------------------------------------------------------------- indexes and stores
-
-
-@runtime_checkable
-class Index(Protocol):
-    """Settings of an index family: build parameters, search parameters and their ranges.
-
-    A frozen dataclass. Milvus's and FAISS's spellings of the parameters are the stores' business.
-    """
-
-    @property
-    def family(self) -> str:
-        """``FLAT``, ``HNSW``, ``IVF_FLAT`` …, as Milvus writes it."""
-
-    @property
-    def knob(self) -> str | None:
-        """The search parameter that trades recall for time, or None; its field holds a list of values."""
-
-    def violations(self, *, rows: int, dim: int, k: Sequence[int]) -> list[str]:
-        """Every rule that these settings break for such a corpus, one sentence each; empty if none."""
-
-    def build_params(self) -> dict[str, int | float | str]:
-        """Build parameters in this project's spelling, e.g. ``{"M": 16, "ef_construction": 200}``."""
-
-    def search_params(self) -> list[dict[str, int | float]]:
-        """One dict for each operating point, e.g. ``[{"ef": 16}, {"ef": 64}]``; ``[{}]`` if no knob."""
-
-    def knob_range(self, *, rows: int, dim: int, k: int) -> tuple[int, int] | None:
-        """The knob's lowest and highest sensible value for such a corpus, recall rising in between; None if there is no knob."""
 # --------------------------------------------------------------------------------- whole corpora
 
 
@@ -424,6 +395,35 @@ class CorpusEngine(Protocol):
         """
 
 
+# ----------------------------------------------------------------------------- indexes and stores
+
+
+@runtime_checkable
+class Index(Protocol):
+    """Settings of an index family: build parameters, search parameters and their ranges.
+
+    A frozen dataclass. Milvus's and FAISS's spellings of the parameters are the stores' business.
+    """
+
+    @property
+    def family(self) -> str:
+        """``FLAT``, ``HNSW``, ``IVF_FLAT`` …, as Milvus writes it."""
+
+    @property
+    def knob(self) -> str | None:
+        """The search parameter that trades recall for time, or None; its field holds a list of values."""
+
+    def violations(self, *, rows: int, dim: int, k: Sequence[int]) -> list[str]:
+        """Every rule that these settings break for such a corpus, one sentence each; empty if none."""
+
+    def build_params(self) -> dict[str, int | float | str]:
+        """Build parameters in this project's spelling, e.g. ``{"M": 16, "ef_construction": 200}``."""
+
+    def search_params(self) -> list[dict[str, int | float]]:
+        """One dict for each operating point, e.g. ``[{"ef": 16}, {"ef": 64}]``; ``[{}]`` if no knob."""
+
+    def knob_range(self, *, rows: int, dim: int, k: int) -> tuple[int, int] | None:
+        """The knob's lowest and highest sensible value for such a corpus, recall rising in between; None if there is no knob."""
 
     def at(self, value: int) -> dict[str, int | float]:
         """The search parameters of the operating point with the knob at `value`, the others as they are set."""
