@@ -296,6 +296,10 @@ class Milvus:
                 found.append(f"store={self.name} has no index {index.family} for vector_type={of_type}; it has {', '.join(has)}")
         if index.family.startswith("GPU_") and vector_type != "fp32":
             found.append(f"store={self.name} has {index.family} for vector_type=fp32 only, got {vector_type}")
+        if self.insert_by == "bulk_import" and vector_type not in ("fp32", "binary"):
+            found.append(
+                f"store.insert_by=bulk_import is for vector_type=fp32 and binary, got {vector_type}; use store.insert_by=requests"
+            )
         return found
 
     # ------------------------------------------------------------------------------- connecting

@@ -137,3 +137,11 @@ def test_an_import_needs_its_folder_and_a_folder_an_import():
     with pytest.raises(SettingsError, match=r"store\.insert_by must be one of requests, bulk_import, got 'bulk'"):
         MilvusLocal(insert_by="bulk")
     assert MilvusLocal().largest_insert == 1_000
+
+
+@pytest.mark.parametrize(("vector_type", "index"), [("fp16", FLAT()), ("bf16", FLAT()), ("fp32", FLAT())])
+def test_vector_types_that_no_import_was_seen_with_are_refused_beforehand(vector_type, index):
+    found = MilvusLocal(insert_by="bulk_import").violations(index=index, metric="l2", dim=DIM, rows=COUNT, k=[K], vector_type=vector_type)
+    assert any("insert_by=bulk_import" in one and vector_type in one for one in found) == (vector_type != "fp32")
+    by_requests = MilvusLocal().violations(index=index, metric="l2", dim=DIM, rows=COUNT, k=[K], vector_type=vector_type)
+    assert not any("bulk_import" in one for one in by_requests)
