@@ -50,6 +50,11 @@ class Cell:
         return digest({**named, "settings": {name: value for name, value in self.settings.items() if name != "batch_size"}})
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """What is at work while it is measured: of a search cell the processors, and what its vectors and ground truth are made on."""
+        return (str(self.labels["device"]),) if self.kind == "embed" else ("cpu", self.job.device)
+
+    @property
     def title(self) -> str:
         """What a person calls this cell."""
         if self.kind == "embed":
@@ -151,7 +156,7 @@ def search_cell(job: Job, data: Data, data_folder: Path, weights: Weights, engin
     """
     common = _Common.of(job, data, weights)
     store, index = job.nodes["store"], job.nodes["index"]
-    modules = [_module(store), _module(index), "harness.search_cell", "harness.vectors", "harness.search_summary"]
+    modules = [_module(store), _module(index), "harness.search_cell", "harness.vectors", "harness.truth", "harness.search_summary"]
     settings = {
         **common.settings,
         "store": dict(store),

@@ -157,7 +157,7 @@ class Engine:
         def waiting() -> None:
             self._progress.start("waiting for another run on this machine", 0.0)
 
-        with machine_lock.timed(cell.job.exclusive, str(cell.labels["device"] or "cpu"), waiting=waiting):
+        with machine_lock.timed(cell.job.exclusive, *cell.devices, waiting=waiting):
             self._progress.start(cell.title, self._plan.estimates.get(cell.key, 0.0))
             started_at, began = now(), time.monotonic()
             self._other_work = None
@@ -316,7 +316,7 @@ class Engine:
                 "k": k,
                 "metric": cell.job.metric,
                 "below": below,
-                "source": fingerprint.source_of(["harness.groundtruth"]),
+                "source": fingerprint.source_of(["harness.truth"]),
             }
         )
         threads, device = cell.job.threads, cell.job.device if cell.job.device.startswith("cuda") else "cpu"

@@ -3,7 +3,8 @@
 A network is loaded by torch once, in fp32, captured by ``torch.export`` and written in the runtime's own format; int8 is made of that by
 the runtime's own tool. This happens in a process of its own, so that neither its memory nor its threads fall into what is measured, and
 the result is kept in the cache under a hash of everything that decides about it: weights, settings, versions, source. From there it is
-opened as in production, without torch's copy of the weights. How long the making took stands beside it: a cold start that no cache spares.
+opened as in production, without torch's copy of the weights, once the process has compared it with its checksums. How long the making
+took stands beside it: a cold start that no cache spares.
 
 A runtime is a module with the functions of `Runtime`. It is imported by name, so that its libraries and its source count in the keys of
 those cells alone that it computes.
@@ -11,6 +12,7 @@ those cells alone that it computes.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib
 import importlib.util
@@ -24,10 +26,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 import platformdirs
 from filelock import FileLock
@@ -49,7 +52,9 @@ _LIBRARIES = ("torch", "transformers", "sentence-transformers")
 _SHARE = 0.95
 _FACTS = "facts.json"
 _LIST = "files.json"
-"""The list of a folder's files with their sizes, by which the cache shows and prunes it."""
+"""The list of a folder's files with their sizes and checksums, by which the cache shows and prunes it."""
+_IN_USE = ".in-use"
+"""Where the cache looks for what running processes use, see `harness.cache`."""
 
 
 class Session(Protocol):
@@ -201,14 +206,15 @@ def made(model: Capturable, weights: Weights, *, backend: Backend, dtype: Dtype)
 def _recipe(model: Capturable, weights: Weights, backend: Backend, dtype: Dtype) -> dict[str, Any]:
     """Return everything that decides about what is written."""
     runtime = runtime_of(backend)
-    sources = (sys.modules[type(model).__module__].__file__, __file__, sys.modules[RUNTIMES[backend]].__file__)
+    own = sys.modules[type(model).__module__].__file__  # perhaps in a user's package
+    sources = {*Path(__file__).parent.glob("*.py"), *([Path(own)] if own else [])}
     return {
         "model": {name: value for name, value in _settings(model).items() if name not in ("path", "gflop_per_item")},
         "weights": weights.fingerprint,
         "backend": backend,
         "dtype": dtype,
         "versions": {name: _version(name) for name in (*_LIBRARIES, *runtime.PACKAGES, *runtime.QUANTISER)},
-        "source": [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources if source],
+        "source": sorted({_checksum(source) for source in sources}),
     }
 
 
@@ -225,8 +231,10 @@ def _settings(model: Any) -> dict[str, Any]:
 
 def _kept(folder: Path, make: Callable[[Path], None]) -> None:
     """Make a folder of the cache under a temporary name, and rename it when it is whole; whoever comes meanwhile waits."""
-    if (folder / _LIST).is_file():
-        os.utime(folder / _LIST)  # when it was last used
+    _note_use(folder)
+    if _sound(folder):
+        with suppress(OSError):  # somebody else's cache
+            os.utime(folder / _LIST)  # when it was last used
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -235,17 +243,58 @@ def _kept(folder: Path, make: Callable[[Path], None]) -> None:
             f"the cache {folder.parent} cannot be written ({error.strerror}); set HARNESS_CACHE to another folder"
         ) from error
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if (folder / _LIST).is_file():
+        if _sound(folder):
             return
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             make(temporary)
             files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
-            (temporary / _LIST).write_text(json.dumps({str(path.relative_to(temporary)): [path.stat().st_size, None] for path in files}))
+            listed = {str(path.relative_to(temporary)): [path.stat().st_size, _checksum(path)] for path in files}
+            (temporary / _LIST).write_text(json.dumps(listed))
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
+            _compared.add(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+_compared: set[Path] = set()
+"""Folders whose contents this process has compared with their checksums."""
+_used: dict[Path, IO[str]] = {}
+"""The notes of this process, by the folder that each tells of, locked until the process ends."""
+
+
+def _sound(folder: Path) -> bool:
+    """Say whether a folder is there with the very contents that were written."""
+    try:
+        listed = json.loads((folder / _LIST).read_text())
+        if folder not in _compared and any(_checksum(folder / name) != checksum for name, (_, checksum) in listed.items()):
+            return False
+    except (OSError, ValueError):
+        return False
+    _compared.add(folder)
+    return True
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _note_use(folder: Path) -> None:
+    """Note for whoever prunes the cache that this process uses a folder from now until it ends."""
+    notes = folder.parents[1] / _IN_USE
+    if folder in _used:
+        return
+    with suppress(OSError):  # it cannot be written, as somebody else's: nothing else is wrong
+        notes.mkdir(parents=True, exist_ok=True)
+        with FileLock(notes / "lock"):  # so that nobody prunes between this note and the look at the folder
+            handle = tempfile.NamedTemporaryFile("w", prefix=f"{os.getpid()}-", dir=notes, delete=False)  # noqa: SIM115
+            os.fchmod(handle.fileno(), 0o644)  # so that another user of the same cache can read it
+            fcntl.flock(handle, fcntl.LOCK_EX)  # which the system takes away when this process ends, however it does
+            handle.write(f"{folder.parent.name}/{folder.name}\n")
+            handle.flush()
+            _used[folder] = handle
 
 
 def _in_a_process(told: Mapping[str, Any]) -> None:

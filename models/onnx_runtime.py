@@ -32,6 +32,7 @@ def version() -> str:
 
 def write(program: Any, inputs: Sequence[str], folder: Path) -> str:
     """Write what ``torch.export`` has captured as an ONNX graph; returns the precision of its matrices."""
+    import onnxscript  # noqa: F401 - torch's exporter runs on it, so that its version belongs to the keys
     import torch
 
     with warnings.catch_warnings():

@@ -11,12 +11,14 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from harness import engine
+from harness import cache, engine, fingerprint, machine_lock
+from harness.data import open_data
 from harness.errors import HarnessError
 from harness.plan import make_plan
 from harness.progress import Progress
@@ -141,6 +143,41 @@ def made(tmp_path, shared_cache, monkeypatch):
     plan = make_plan([*QUICK, f"results={tmp_path}"], multirun=False, config_dirs=[str(PLUGINS)])
     with engine.Engine(plan, Progress(0.0, Console(file=io.StringIO()))) as running:
         yield plan, running
+
+
+class WouldWaitError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("busy", ["cpu", "cuda:0"])
+def test_a_search_cell_is_not_timed_while_another_has_its_processors_or_its_models_device_to_itself(made, monkeypatch, busy):
+    plan, running = made
+    cell = plan.jobs[0].search
+    cell = replace(cell, job=replace(cell.job, device="cuda:0", exclusive="device"))
+
+    def start(title, _):
+        if title.startswith("waiting"):
+            raise WouldWaitError
+
+    monkeypatch.setattr(running._progress, "start", start)
+    monkeypatch.setattr(running, "_search", lambda cell: pytest.fail("it was timed"))
+    with machine_lock.timed("device", busy, waiting=pytest.fail), pytest.raises(WouldWaitError):
+        running._measure_now(cell)
+    assert read_all(plan.folder) == []
+
+
+def test_what_makes_ground_truth_belongs_to_the_key_of_a_search_cell_and_of_the_truth_that_is_kept(made, monkeypatch, tmp_path):
+    plan, running = made
+    cell = plan.jobs[0].search
+    assert "harness.truth" in cell.parts["source"]
+    (tmp_path / "vectors.json").write_text('{"fingerprint": "v"}')
+    monkeypatch.setattr(cache, "get", lambda kind, key, make: Path(key))
+    before = running._truth(cell, tmp_path, open_data(cell.data_folder), None)
+    edited = tmp_path / "truth.py"
+    edited.write_text(Path(engine.truth.__file__).read_text() + "# other code\n")
+    there = fingerprint._path_of
+    monkeypatch.setattr(fingerprint, "_path_of", lambda module: edited if module == "harness.truth" else there(module))
+    assert running._truth(cell, tmp_path, open_data(cell.data_folder), None) != before
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from datetime import datetime
 from itertools import product
 
@@ -13,6 +14,7 @@ from harness import machine_lock
 from tests.conftest import PLUGINS, QUICK, own_environment
 
 ALONE, HERE, THERE, ANY = (True, "cpu"), ("device", "cuda:0"), ("device", "cuda:1"), (False, "cpu")
+ANY_HERE, BOTH, ON_CPU = (False, "cuda:0"), ("device", "cpu", "cuda:0"), ("device", "cpu")
 
 
 class WouldWaitError(Exception):
@@ -36,6 +38,15 @@ def would_wait():
         (ANY, ALONE, False),
         (ANY, HERE, True),
         (ANY, ANY, True),
+        (HERE, ANY_HERE, False),
+        (ANY_HERE, HERE, False),
+        (ANY_HERE, ANY_HERE, True),
+        (ANY_HERE, THERE, True),
+        (ON_CPU, ANY, False),
+        (BOTH, HERE, False),
+        (BOTH, ON_CPU, False),
+        (HERE, BOTH, False),
+        (BOTH, THERE, True),
     ],
 )
 def test_nobody_is_timed_beside_a_cell_that_has_not_allowed_it(tmp_path, monkeypatch, held, asked, beside):
@@ -52,6 +63,42 @@ def test_nobody_is_timed_beside_a_cell_that_has_not_allowed_it(tmp_path, monkeyp
             with pytest.raises(WouldWaitError):
                 take()
     assert take(), "it is free again"
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked", "beside"),
+    [("3", "cuda:3", False), ("3", "cuda:0", True), ("5, 3", "cuda:5", False), ("5,3", "cuda:3", True), ("", "cuda:0", False)],
+)
+def test_a_gpu_is_the_same_one_whatever_number_it_has_among_those_that_a_run_may_see(tmp_path, monkeypatch, visible, asked, beside):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with machine_lock.timed("device", "cuda:0", waiting=would_wait):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        if beside:
+            with machine_lock.timed("device", asked, waiting=would_wait):
+                return
+        with pytest.raises(WouldWaitError), machine_lock.timed("device", asked, waiting=would_wait):
+            pass
+
+
+@pytest.mark.parametrize(("held", "waits", "late"), [(ANY, ALONE, ANY), (ANY_HERE, HERE, ANY_HERE)])
+def test_nobody_gets_in_before_one_who_waits_for_the_same_lock(tmp_path, monkeypatch, held, waits, late):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    has_to_wait, got_in = threading.Event(), threading.Event()
+
+    def wait():
+        with machine_lock.timed(*waits, waiting=has_to_wait.set):
+            got_in.set()
+
+    waiter = threading.Thread(target=wait)
+    with machine_lock.timed(*held, waiting=would_wait):
+        waiter.start()
+        assert has_to_wait.wait(30)
+        with pytest.raises(WouldWaitError), machine_lock.timed(*late, waiting=would_wait):
+            pass
+        assert not got_in.is_set()
+    waiter.join(30)
+    assert got_in.is_set()
 
 
 MEETING = '''

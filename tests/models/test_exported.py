@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +232,62 @@ def test_the_cache_lists_what_is_exported_and_a_failure_leaves_nothing(monkeypat
     with pytest.raises(UnsupportedError):
         exported.made(tiny(seed=1), tiny(seed=1).locate(), backend="onnx", dtype="fp32")
     assert [path.name for path in (tmp_path / "exported").iterdir() if path.is_dir()] == [folder.name]
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """A cache of its own, and what gives the folder of a network of five bytes there and how often it was made."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    monkeypatch.setattr(exported, "_compared", set())
+    calls = []
+
+    def written(told):
+        calls.append(told)
+        (Path(told["folder"]) / "model.onnx").write_bytes(b"12345")
+
+    monkeypatch.setattr(exported, "_in_a_process", written)
+    return lambda: (exported.made(tiny(), tiny().locate(), backend="onnx", dtype="fp32"), len(calls))
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed", "list broken"])
+def test_a_damaged_network_is_found_by_the_next_process_and_made_again(kept, monkeypatch, damage):
+    folder, _ = kept()
+    assert json.loads((folder / "files.json").read_text()) == {"model.onnx": [5, hashlib.sha256(b"12345").hexdigest()]}
+    monkeypatch.setattr(exported, "_compared", set())  # another process
+    assert kept() == (folder, 1)
+    if damage == "changed":
+        (folder / "model.onnx").write_bytes(b"12346")
+    elif damage == "removed":
+        (folder / "model.onnx").unlink()
+    else:
+        (folder / "files.json").write_text("{")
+    monkeypatch.setattr(exported, "_compared", set())
+    assert kept() == (folder, 2)
+    assert (folder / "model.onnx").read_bytes() == b"12345"
+
+
+def test_a_network_that_a_running_process_uses_is_not_pruned_and_goes_when_it_has_ended(kept):
+    from harness import cache
+
+    folder, _ = kept()
+    assert [entry.in_use for entry in cache.entries()] == [True]
+    assert cache.prune(max_bytes=0, older_than_s=0) == []
+    assert (folder / "model.onnx").exists()
+    exported._used.pop(folder).close()  # as when the process ends
+    assert [entry.key for entry in cache.prune(max_bytes=0)] == [folder.name]
+    assert not list((folder.parents[1] / ".in-use").glob("*-*"))
+
+
+@pytest.mark.parametrize("name", ["parameters.py", "checkpoint.py", "loading.py", "onnx_runtime.py", "another.py"])
+def test_other_code_of_the_models_makes_other_networks(monkeypatch, tmp_path, name):
+    for path in Path(exported.__file__).parent.glob("*.py"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(exported, "__file__", str(tmp_path / "exported.py"))
+    recipe = exported._recipe(tiny(), tiny().locate(), "onnx", "fp32")
+    assert recipe == exported._recipe(tiny(), tiny().locate(), "onnx", "fp32")
+    with (tmp_path / name).open("a") as file:
+        file.write("# other code")
+    assert recipe != exported._recipe(tiny(), tiny().locate(), "onnx", "fp32")
 
 
 def test_a_network_that_cannot_be_exported_is_refused_with_the_reason(monkeypatch, tmp_path):
