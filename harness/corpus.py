@@ -19,7 +19,7 @@ from harness.data import Batches, open_data
 from harness.datasets.decode import decode
 from harness.embed_cell import load
 from harness.inputs import bytes_of, bytes_of_items
-from harness.interfaces import CorpusWork, Data, Item, Modality, Model, ModelInfo, Part, Prepared, Role
+from harness.interfaces import CorpusWork, Data, Exportable, Item, Modality, Model, ModelInfo, Part, Prepared, Role
 from harness.pipeline import Crew, crew, prepared_ahead
 
 CANONICAL_BATCH: Mapping[Modality, int] = {"text": 32, "image": 32, "audio": 8, "video": 1}
@@ -99,6 +99,13 @@ class Corpus:
     def dim(self) -> int:
         """Of the vectors, as the model declares it."""
         return int(build(self._spec["model"], key="model").dim)
+
+    @property
+    def modules(self) -> Sequence[str]:
+        """Of this loop, of the model, and of what computes where that is not torch."""
+        model, backend = build(self._spec["model"], key="model"), self._spec.get("backend", "torch")
+        runtime = [model.backends[backend]] if backend != "torch" and isinstance(model, Exportable) else []
+        return [__name__, str(self._spec["model"]["_target_"]).rpartition(".")[0], *runtime]
 
     def start(self) -> tuple[Model, ModelInfo]:
         """Load the model, unless that has been done."""

@@ -346,6 +346,10 @@ class CorpusWork(Protocol):
     def dim(self) -> int:
         """Of the vectors."""
 
+    @property
+    def modules(self) -> Sequence[str]:
+        """Those whose source and libraries the vectors depend on, the model's among them: wherever it is done they have to be the same."""
+
     def start(self) -> Any:
         """Load the model, unless it is loaded; `embed` does so too."""
 

@@ -23,7 +23,9 @@ from rich.table import Table
 
 from harness import fingerprint, machine_lock
 from harness.cells import Cell, embed_spec, environment
+from harness.corpus import Corpus
 from harness.data import open_data
+from harness.engine import _BESIDE
 from harness.errors import SettingsError
 from harness.plan import make_plan
 from harness.progress import Progress, console
@@ -37,6 +39,8 @@ from harness.workspace import workspace
 log = logging.getLogger(__name__)
 
 TASK = "harness.corpus_cell:measure"
+ASKED = ("model", "backend", "dtype", "attention", "compile", "weights", "data", "device", "interop_threads", "exclusive")
+"""Settings of the embed cell that count here, too; ``exclusive`` is among them only where it is not true."""
 SHARDS_EACH = 8
 """Shards for each of the most workers, at least: at the end workers wait for the one with the last shard, half a shard on average."""
 
@@ -137,19 +141,21 @@ def _records(
     duration_s: float,
 ) -> list[Record]:
     job, data = cell.job, open_data(cell.data_folder)
+    modules = ["harness.corpus_cell", "harness.summary", str(node["_target_"]).rpartition(".")[0], *Corpus(embed_spec(cell)).modules]
+    # Of this module's own source the file alone: most of what it imports shows figures and computes none.
+    source = {**fingerprint.source_of(modules), __name__: fingerprint.source_of([__name__])[__name__]}
     rates = {count: [one["items"] / one["seconds"] for one in found] for count, found in rounds.items()}
-    module = str(node["_target_"]).rpartition(".")[0]
     found = []
     for count, each in rates.items():
         machines = max(one["machines"] for one in rounds[count])
-        about = {name: cell.settings[name] for name in ("model", "dtype", "attention", "compile", "weights", "data", "device")}
+        about = {name: cell.settings[name] for name in ASKED if name in cell.settings}
         asked = {**about, **settings, "seed": job.seed, "engine": {**node, "workers": count}, "workers": count}
         parts = {
             "schema": SCHEMA_VERSION,
             "kind": "corpus",
             "settings": asked,
-            "source": fingerprint.source_of(["harness.corpus_cell", module]),
-            "versions": fingerprint.versions_used_by(["harness.corpus_cell", module]),
+            "source": source,
+            "versions": fingerprint.versions_used_by(modules),
             "machine": cell.parts["machine"],
         }
         found.append(
@@ -174,6 +180,7 @@ def _records(
                     "revision": cell.weights.revision,
                     "note": cell.weights.note,
                     "weights_fingerprint": cell.weights.fingerprint,
+                    "backend": job.backend,
                     "dtype": job.dtype,
                     "parameters": None,
                 },
@@ -189,7 +196,7 @@ def _records(
                     "corpus_per_s": measured(over_processes(each), "items/s", "higher"),
                     "scaling_efficiency": _efficiency(count, each, rates[1]),
                 },
-                caveats=_caveats(count, machines, job.threads, settings["threads_each"]),
+                caveats=(*_told(cell, rounds[count]), *_caveats(count, machines, job.threads, settings["threads_each"])),
                 started_at=started_at,
                 duration_s=duration_s,
                 samples={"corpus_per_s": each},
@@ -203,6 +210,14 @@ def _efficiency(count: int, rates: Sequence[float], alone: Sequence[float]) -> M
     if count == 1:
         return Measured(1.0, "ratio", "higher", n=len(rates), reason="one worker is what the others are compared with")
     return measured(over_processes([rate / (count * one) for rate, one in zip(rates, alone, strict=True)]), "ratio", "higher")
+
+
+def _told(cell: Cell, each: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return what the audits said, and that nobody promised that the machine was left alone."""
+    found = [(str(code), str(text)) for one in each for code, text in one["caveats"]]
+    if cell.job.exclusive is not True:
+        found.append(("not_exclusive", _BESIDE[cell.job.exclusive]))
+    return list(dict.fromkeys(found))
 
 
 def _caveats(count: int, machines: int, threads: int, threads_each: int) -> tuple[tuple[str, str], ...]:

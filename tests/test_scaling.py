@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harness import load_results, scaling
-from harness.errors import SettingsError
+from harness.errors import CellError, SettingsError
 from harness.records import read_all
 from tests.conftest import PLUGINS
 from tests.plugins.imagined import EXPONENT, SECONDS_AN_ITEM
@@ -67,6 +67,29 @@ def test_a_slow_round_does_not_count_as_bad_scaling():
     found = scaling._efficiency(2, both, alone)
     assert found.value == pytest.approx(0.9 * np.prod([1.0, 1.01, 0.99]) ** (1 / 3))
     assert found.hi - found.lo < 0.1
+
+
+def test_what_the_key_is_made_of_tells_backends_sources_and_exclusiveness_apart(records, tmp_path, monkeypatch):
+    _, found = records
+    first = found[0]
+    assert (first.settings["backend"], first.model["backend"]) == ("torch", "torch")
+    assert "exclusive" not in first.settings
+    assert {"harness.scaling", "harness.corpus_cell", "harness.summary", "tests.plugins.imagined", "tests.plugins.parts"} <= set(
+        first.environment["source"]
+    )
+    monkeypatch.chdir(tmp_path)
+    beside = run("exclusive=false", workers="1", repeats=2)[0]
+    assert beside.settings["exclusive"] is False
+    assert "exclusive=false" in dict(beside.caveats)["not_exclusive"]
+    assert beside.key != first.key
+
+
+def test_a_model_that_fails_its_audit_has_no_numbers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CellError, match=r"model\.dim=32 is declared, but the loaded model says 33") as raised:
+        run("model.trouble=wrong_dim", workers="1", repeats=2)
+    assert raised.value.status == "invalid"
+    assert not list((tmp_path / "results").rglob("*.json"))
 
 
 @pytest.mark.parametrize(
