@@ -26,6 +26,7 @@ program leaves behind is dropped by the next one on the same machine, see `store
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -46,10 +47,12 @@ from stores.index import HNSW
 from stores.milvus_bulk import ROWS as BULK_ROWS
 from stores.milvus_bulk import BulkImport
 from stores.milvus_connection import Connection, status
-from stores.milvus_ledger import Note, left_behind
+from stores.milvus_ledger import Note, drop_left_behind
 from stores.milvus_params import BINARY_FAMILIES, index_type, metric_type, milvus_params
 from stores.milvus_wire import as_bytes, data_type, insert_request
 from stores.vectors import METRICS, check_rows, check_shape, unsupported
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 3.0
 """How long a server may take to say who it is when a plan is made."""
@@ -297,9 +300,7 @@ class Milvus:
         if index.family.startswith("GPU_") and vector_type != "fp32":
             found.append(f"store={self.name} has {index.family} for vector_type=fp32 only, got {vector_type}")
         if self.insert_by == "bulk_import" and vector_type not in ("fp32", "binary"):
-            found.append(
-                f"store.insert_by=bulk_import is for vector_type=fp32 and binary, got {vector_type}; use store.insert_by=requests"
-            )
+            found.append(f"store.insert_by=bulk_import is for vector_type=fp32 and binary, got {vector_type}; use store.insert_by=requests")
         return found
 
     # ------------------------------------------------------------------------------- connecting
@@ -433,7 +434,8 @@ class Milvus:
             if self._outlives_us:
                 if self._note is not None:
                     self._note.leave()
-                self._note = Note(self.uri, self.database, name)
+                files = self._import_folder() / name if self.insert_by == "bulk_import" else None
+                self._note = Note(self.uri, self.database, name, files=files)
             connection.call_patiently("create_collection", name, schema, num_shards=self.shards, consistency_level=self.consistency)
         self._owned = True
         self._take(name, dim=dim, metric=metric, index=index, vector_type=vector_type, filtered=filtered)
@@ -441,10 +443,19 @@ class Milvus:
             self._bulk = BulkImport(self.name, connection, self._import_folder(), deadline_s=IMPORT_S)
 
     def _drop_left_behind(self) -> None:
-        """Drop the collections on this server whose owners were killed."""
-        for name in left_behind(self.uri, self.database):
-            if self._opened().call("has_collection", name):
-                self._opened().call_patiently("drop_collection", name)
+        """Drop the collections on this server whose owners were killed; one that cannot be dropped is no reason to create none."""
+        connection = self._opened()
+
+        def drop(name: str) -> bool:
+            try:
+                if connection.call("has_collection", name):
+                    connection.call_patiently("drop_collection", name)
+            except connection.failures as error:
+                log.warning("store=%s: a killed program left %s, which cannot be dropped: %s", self.name, name, self._reason(error))
+                return False
+            return True
+
+        drop_left_behind(self.uri, self.database, drop)
 
     def _take(self, name: str, *, dim: int, metric: Metric, index: Index, vector_type: VectorType, filtered: bool) -> None:
         """Make a collection the one that all else is about."""

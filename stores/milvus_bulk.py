@@ -2,7 +2,8 @@
 
 The files are NumPy's, one a field under the field's name, which a server reads as they are (row by row formats are parsed). They have to
 lie where the server finds them: this writes to a folder that this machine and the server both see below its *local* storage. Rows that were
-imported lie in sealed segments at once. Object storage (S3, MinIO) is not written to: it was not seen working here.
+imported lie in sealed segments at once. The files of a collection lie in a folder of its name, so that those of a killed program go with it
+(`stores.milvus_ledger`). Object storage (S3, MinIO) is not written to: it was not seen working here.
 
 What was found on server 2.3.5 is told in `stores.milvus_local`.
 """
@@ -61,7 +62,8 @@ class BulkImport:
         harness.errors.StoreError
             When the folder cannot be written, the server refuses or fails, or the import is not done by its deadline.
         """
-        own = self._folder / f"harness-{secrets.token_hex(6)}"
+        kept = self._folder / collection
+        own = kept / secrets.token_hex(6)
         start = time.monotonic()
         try:
             own.mkdir(parents=True)
@@ -69,7 +71,7 @@ class BulkImport:
             for path, values in zip(paths, columns.values(), strict=True):
                 np.save(path, values)
         except OSError as error:
-            shutil.rmtree(own, ignore_errors=True)
+            shutil.rmtree(kept, ignore_errors=True)
             raise StoreError(f"store={self._store} cannot write the files of an import to {own}: {error.strerror or error}") from error
         written = time.monotonic()
         self._files_s += written - start
@@ -77,7 +79,7 @@ class BulkImport:
             return self._imported(collection, [str(path) for path in paths])
         finally:
             self._import_s += time.monotonic() - written
-            shutil.rmtree(own, ignore_errors=True)
+            shutil.rmtree(kept, ignore_errors=True)
 
     def _imported(self, collection: str, paths: list[str]) -> int:
         deadline = time.monotonic() + self._deadline_s
