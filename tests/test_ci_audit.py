@@ -65,6 +65,23 @@ def test_without_a_finding_it_passes(packages):
     assert (done.returncode, done.stdout) == (0, "pip-audit: 2 packages, 0 known vulnerabilities\n"), done.stderr
 
 
+def test_a_package_that_cannot_be_looked_up_is_named_fails_and_is_not_counted(packages):
+    with packages.open("a") as more:
+        more.write("other @ file:///nowhere/other.whl\n")
+    with osv(vulnerable="another") as (address, _):
+        done = audit(packages, address)
+    assert done.returncode == 1, done.stdout + done.stderr
+    unknown, counted = done.stdout.splitlines()
+    assert unknown.startswith("other: not audited, ")
+    assert counted == "pip-audit: 2 packages, 0 known vulnerabilities"
+
+
+def test_without_pip_audit_it_fails():
+    bare = [sys.executable, "-I", "-S", ROOT / ".ci/audit.py"]  # no installed package is seen
+    done = subprocess.run(bare, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "pip-audit: not installed; pip install -e '.[dev]'\n"), done.stderr
+
+
 def test_a_network_that_is_away_is_said_in_one_line_and_fails_nothing(packages):
     done = audit(packages, "http://127.0.0.1:9/v1/query")
     assert (done.returncode, done.stdout, done.stderr) == (0, "pip-audit: skipped, http://127.0.0.1:9/v1/query cannot be reached\n", "")
