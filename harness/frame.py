@@ -198,28 +198,37 @@ _TOLD = frozenset({
 })  # fmt: skip
 """Settings that other columns tell, of the cell or of each operating point."""
 
+_OF_VECTORS = frozenset({"model", "backend", "attention", "compile", "exclusive"})
+"""Settings that decide what may be ranked: what makes the vectors, and who ran beside. They are told apart over all stores and indexes."""
+
+_ABSENT: Mapping[str, Any] = {"backend": "torch", "exclusive": True}
+"""What a record means that does not state them: it is older, or they stand in no key while they are this."""
+
 
 def _other_settings(records: Sequence[Record]) -> list[str | None]:
     """Return, for each record, those of its settings that no other column tells, as far as records of the same names differ in them.
 
     Without them a cell of 128 tokens an item and one of 256 would look like one cell, measured twice.
     """
-    told: list[str | None] = [None] * len(records)
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for number, record in enumerate(records):
-        names = (str(record.labels.get(name)) for name in ("model", "dataset", "device", "store", "index"))
-        alike.setdefault((record.kind, *names), []).append(number)
-    for numbers in alike.values():
-        settings = [{name: value for name, value in records[number].settings.items() if name not in _TOLD} for number in numbers]
-        some = _differing([{name: repr(value) for name, value in one.items()} for one in settings])
-        if not some:
-            continue
-        leaves = [_leaves({name: value for name, value in one.items() if name in some}) for one in settings]
-        differing = sorted(_differing(leaves))
-        for number, one in zip(numbers, leaves, strict=True):
-            stated = [f"{_JSON(name)}: {one[name]}" for name in differing if name in one]
-            told[number] = "{" + ", ".join(stated) + "}" if stated else None
-    return told
+    told: list[dict[str, str]] = [{} for _ in records]
+    for of_vectors, names in ((True, ("model", "dataset")), (False, ("model", "dataset", "device", "store", "index"))):
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for number, record in enumerate(records):
+            kind = "" if of_vectors else record.kind
+            alike.setdefault((kind, *(str(record.labels.get(name)) for name in names)), []).append(number)
+        for numbers in alike.values():
+            stated = [{**_ABSENT, **records[number].settings} for number in numbers]
+            settings = [
+                {name: value for name, value in one.items() if name not in _TOLD and (name in _OF_VECTORS) == of_vectors} for one in stated
+            ]
+            some = _differing([{name: repr(value) for name, value in one.items()} for one in settings])
+            if not some:
+                continue
+            leaves = [_leaves({name: value for name, value in one.items() if name in some}) for one in settings]
+            differing = _differing(leaves)
+            for number, one in zip(numbers, leaves, strict=True):
+                told[number] |= {name: text for name, text in one.items() if name in differing}
+    return ["{" + ", ".join(f"{_JSON(name)}: {text}" for name, text in sorted(one.items())) + "}" if one else None for one in told]
 
 
 def _differing(found: Sequence[Mapping[str, str]]) -> set[str]:

@@ -254,6 +254,7 @@ def _planned(jobs: Sequence[Job], *, alone: bool, since: str, share: float | Non
                     one = job if size == job.batch_size else replace(job, batch_size=size)
                     curve.append(cells.embed((*embedded, _EMBEDDED(one)), one, data, folder, located[node]))
             search = cells.search(searched, job, data, folder, located[node], engines[store])
+            search = replace(search, job=job)  # whose device, which is no part of a search cell, makes the vectors
             planned.append(Planned(job, tuple(curve), search, rows, len(data.queries)))
     if wrong:
         raise SettingsError(list(wrong))

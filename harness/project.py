@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -204,7 +205,7 @@ def _groups(records: Sequence[Record]) -> dict[str, dict[int, Record]]:
         if record.kind != "search" or record.status != "ok" or record.model.get("weights") == "random" or not record.data.get("corpus"):
             continue
         settings = {name: value for name, value in record.settings.items() if name != "data"}
-        about = [record.labels, settings, record.data.get("dim"), record.environment.get("fingerprint")]
+        about = [record.labels, settings, _contents(record), record.data.get("dim"), record.environment.get("fingerprint")]
         group = found.setdefault(digest(json.loads(json.dumps(about, default=str))), {})
         group[int(record.data["corpus"])] = record
     return found
@@ -218,11 +219,16 @@ def _apart(groups: Sequence[Mapping[int, Record]]) -> str:
     for name, same in alike.items():
         if len(set().union(*same)) >= FEWEST_SIZES:
             cells = [next(iter(records.values())) for records in same]
-            told = [{**one.settings, "data": None, "machine": one.environment.get("fingerprint")} for one in cells]
+            told = [{**one.settings, "data": _contents(one), "machine": one.environment.get("fingerprint")} for one in cells]
             keys = sorted(set().union(*told))
             differing = [key for key in keys if len({json.dumps(one.get(key), sort_keys=True, default=str) for one in told}) > 1]
             return f"those of {name} differ in more than size ({', '.join(differing)}) and so make no line; "
     return ""
+
+
+def _contents(record: Record) -> str:
+    """Return what a corpus is of, whatever its size: by its option alone every folder of files or of BEIR would be one."""
+    return re.sub(r"^[\d,]+ ", "", str(record.data.get("name")))  # generated vectors are called by how many they are
 
 
 def _name(records: Mapping[int, Record]) -> str:

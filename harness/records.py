@@ -283,7 +283,8 @@ def current(records: Iterable[Record]) -> list[Record]:
     """
     chosen: dict[str, Record] = {}
     for record in sorted(newest(records), key=lambda record: record.started_at):
-        about = [record.kind, record.labels, record.settings, record.data.get("fingerprint"), record.environment.get("fingerprint")]
+        settings = {"backend": "torch", **record.settings}  # which records of before there was a choice do not state
+        about = [record.kind, record.labels, settings, record.data.get("fingerprint"), record.environment.get("fingerprint")]
         chosen[json.dumps(about, sort_keys=True, default=str)] = record
     return list(chosen.values())
 

@@ -156,7 +156,22 @@ def test_settings_of_cells_of_other_names_are_no_difference():
 def test_a_setting_that_an_earlier_version_did_not_state_is_no_difference():
     assert others(embed_under("e01"), embed_under("e02", backend="torch")) == {"e01": None, "e02": None}
     told = others(embed_under("e01"), embed_under("e02", backend="torch"), embed_under("e03", backend="onnx"))
-    assert told == {"e01": None, "e02": {"backend": "torch"}, "e03": {"backend": "onnx"}}
+    assert told == {"e01": {"backend": "torch"}, "e02": {"backend": "torch"}, "e03": {"backend": "onnx"}}, "before there was a choice"
+
+
+def test_a_cell_timed_beside_others_is_told_from_one_timed_alone():
+    """Whose settings state nothing, because it is the rule."""
+    told = others(embed_under("e01"), embed_under("e02", exclusive=False))
+    assert told == {"e01": {"exclusive": True}, "e02": {"exclusive": False}}
+
+
+def test_what_makes_the_vectors_is_told_over_all_indexes():
+    """Else a graph over texts of 256 tokens would be ranked against exact search over texts of 16."""
+    found = []
+    for key, index, tokens in (("s01", "hnsw", 256), ("s02", "flat", 16)):
+        record = embed_under(key, model={"max_tokens": tokens})
+        found.append(replace(record, kind="search", labels={**record.labels, "store": "faiss", "index": index, "device": None}))
+    assert others(*found) == {"s01": {"model.max_tokens": 256}, "s02": {"model.max_tokens": 16}}
 
 
 def test_each_operating_point_has_the_reasons_of_its_cell_and_its_own():

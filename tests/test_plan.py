@@ -268,6 +268,13 @@ def test_what_an_endpoint_decides_by_itself_is_refused_alone_and_skipped_in_a_sw
     assert [one.skip.kind for one in sweep.skipped] == ["embed"]
 
 
+def test_a_search_cell_makes_its_vectors_on_the_device_of_its_own_job(plan):
+    """Not on that of the first job with the same search cell, which may not be there."""
+    for one in plan("device=cuda,cpu", multirun=True).jobs:
+        assert one.search.job is one.job
+        assert cells.embed_spec(one.search)["device"] == one.job.device
+
+
 @pytest.mark.parametrize(
     ("override", "changes"),
     [("attention=eager", {"embed", "search"}), ("compile=true", {"embed", "search"}), ("interop_threads=2", {"embed"})],

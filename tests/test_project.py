@@ -173,6 +173,12 @@ def test_cells_of_one_name_that_differ_in_more_than_size_say_in_what(tmp_path):
         project(cells.folder(tmp_path, *records), [10**6])
 
 
+def test_corpora_of_other_contents_make_no_line(tmp_path):
+    records = [replace(one, data={**one.data, "name": f"set{n}"}) for n, one in enumerate(map(measured, (1000, 4000, 16_000)))]
+    with pytest.raises(DataError, match=r"differ in more than size \(data\) and so make no line"):
+        project(cells.folder(tmp_path, *records), [10**6])
+
+
 def test_random_weights_are_not_projected(tmp_path):
     odd = [type(one)(**{**one.__dict__, "model": {"weights": "random"}}) for one in map(measured, (1000, 4000, 16_000))]
     with pytest.raises(DataError, match="no search cell"):

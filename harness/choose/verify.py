@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -50,11 +52,15 @@ def verified(folder: Path, candidates: Sequence[Candidate], *, config_dirs: Sequ
     for one in candidates:
         try:
             record = _served(folder, one, config_dirs)
+            arrays = samples(record, folder)
         except HarnessError as error:
             failed = failed or error
             found.append(f"Not verified in a real loop: {one.name}.")
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            failed = failed or HarnessError(f"--verify: the samples of the loop cannot be read ({error})")
+            found.append(f"Not verified in a real loop: {one.name}.")
         else:
-            found += _compared(one, record, samples(record, folder))
+            found += _compared(one, record, arrays)
     return found, failed
 
 

@@ -178,7 +178,10 @@ def read_side(folder: Path, *, until: datetime | None = None, since: datetime | 
     if not found:
         said = f"; {len(left_out)} files could not be read, the first is {left_out[0]}" if left_out else ""
         raise DataError(f"{folder} holds no records{when and f' started{when} (UTC)'}{said}; measure with `python -m harness name=…` first")
-    shown = current(found)
+    everything = current(found)
+    shown = [one for one in everything if one.kind in ("embed", "search")]
+    if others := len(everything) - len(shown):
+        left_out = (*left_out, f"{others} record{'s' * (others > 1)} of scaling or of choose --verify: not compared")
     repeats: dict[str, list[Record]] = {}
     for record in found:
         if record.status == "ok":

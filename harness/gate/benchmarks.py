@@ -31,7 +31,7 @@ KIND = Kind("duration", "s", "lower", 0.025, 0.05, "median of a benchmark's samp
 _MACHINE = (("cpu", "brand_raw"), ("cpu", "count"), ("machine",), ("system",), ("release",))
 """Parts of ``machine_info`` that have to be equal; the host's name and the processor's momentary clock are not among them."""
 
-_EITHER_ORDER = 0.25
+_EITHER_ORDER = 0.2
 """Share of the rounds that must have begun with either side; by the toss of a coin, one set of ten rounds in fifty has less."""
 
 

@@ -219,7 +219,8 @@ def second_alpha(cases: int, alpha: float = 0.01) -> float:
     """Return the level of the second measurement of what looked like a regression.
 
     The two measurements are independent, so the probability that any of `cases` unchanged cases fails both is at most
-    ``cases * alpha * second_alpha``, which this keeps to 1 % (`FALSE_ALARMS`).
+    ``cases * alpha * second_alpha``, which this keeps to 1 % (`FALSE_ALARMS`). A case that two clocks may accuse counts as four: any of
+    them in the first measurement and any in the second.
     """
     return min(0.05, FALSE_ALARMS / (max(cases, 1) * alpha))
 

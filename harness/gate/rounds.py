@@ -142,7 +142,10 @@ class Series:
         if not count:
             return Decision("INCONCLUSIVE", reason="there was no time for a single round; raise --budget") if last else None
         if self.kind.name == "exact":
-            return exact(self.base, head, self.kind) if count >= EXACT_ROUNDS or last else None
+            if count < EXACT_ROUNDS:
+                reason = f"{count} of the {EXACT_ROUNDS} rounds that show whether it varies; raise --budget"
+                return Decision("INCONCLUSIVE", rounds=count, reason=reason) if last else None
+            return exact(self.base, head, self.kind)
         if self.kind.name == "quality":
             return quality(self.base, head, self.kind, alpha=alpha, beta=beta) if count >= QUALITY_ROUNDS or last else None
         if wall:
@@ -258,13 +261,14 @@ def schedule(
     arms = ("base", "head", "control") if control else ("base", "head")
     series = {key: Series(key, kind) for key, kind in kinds.items()}
     tests = sum(kind.name in ("duration", "tail", "memory", "quality") for kind in kinds.values()) + len(guarded)
+    pairs = tests + 2 * len(guarded)  # a guarded case may be accused by either clock, both times
     stage = _Stage(instrument, arms, tell, clock, control_alpha(tests))
     stage.run(list(series.values()), alpha=ALPHA, budget_s=budget_s, confirming=False)
     candidates = [one for one in series.values() if _to_confirm(one)]
     again = {one.key: Series(one.key, one.kind) for one in candidates}
     if candidates and not stage.interrupted:
         stage.arms = ("base", "head")
-        stage.run(list(again.values()), alpha=second_alpha(tests, ALPHA), budget_s=budget_s, confirming=True)
+        stage.run(list(again.values()), alpha=second_alpha(pairs, ALPHA), budget_s=budget_s, confirming=True)
     cases = []
     for one in series.values():
         first, second = one.decision, again.get(one.key)

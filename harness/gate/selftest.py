@@ -185,7 +185,7 @@ def _gate(loops: Mapping[str, int], chooser: random.Random, measure: Callable[..
     early: list[Round] = []
     first, used = _sequence(cases, loops, chooser, measure, alpha=0.01, keep=early)
     suspects = [case for case, decision in first.items() if decision.verdict == "REGRESSION"]
-    second, more = _sequence(suspects, loops, chooser, measure, alpha=second_alpha(2 * len(loops)))  # by two clocks
+    second, more = _sequence(suspects, loops, chooser, measure, alpha=second_alpha(4 * len(loops)))  # by either of two clocks, both times
     final = {case: confirm(decision, second[case]) if case in second else decision for case, decision in first.items()}
     seen.gates += 1
     seen.rounds += used + more

@@ -109,12 +109,12 @@ def _weights(row: Row) -> str:
 
 @lru_cache(maxsize=4096)
 def _settings(text: str | None, *, of_vectors: bool = False) -> str:
-    """Return settings, stored as a JSON object, as one writes them on the command line; all, or those that make other vectors."""
+    """Return settings, stored as a JSON object, as one writes them on the command line; all, or those that keep rows from being ranked."""
     told = json.loads(text) if text else {}
     return " ".join(
         f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
         for name, value in told.items()
-        if not of_vectors or name.startswith("model.") or name in ("attention", "compile", "backend")
+        if not of_vectors or name.startswith("model.") or name in ("attention", "compile", "backend", "exclusive")
     )
 
 
@@ -161,7 +161,7 @@ MACHINE = Part("machine", _machine, "machine", prefix="machine ")
 OTHER = Part("settings", lambda row: _settings(row["other_settings"]), "other_settings")
 """Settings without a column of their own, where cells of the same names differ in them."""
 MADE = Part("settings of the vectors", _made, "other_settings")
-"""Those of them that make other vectors."""
+"""Those of them that make other vectors, or say that others ran beside."""
 WEIGHTS = Part("weights", _weights, "weights_fingerprint", prefix="weights ")
 """Told only where one model's name stands for several."""
 MEASURED = Part("measured (UTC)", _measured, "started_at")

@@ -1,5 +1,6 @@
 """One side: rows, names, repeats and times."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -65,6 +66,13 @@ def test_a_cell_measured_again_brings_the_processes_of_all_its_records(tmp_path)
     assert len(row.repeats) == 2
     assert len(arrays(row, "query_s")) == 7
     assert row.record.started_at.startswith("2026-11-02T10:02")
+
+
+@pytest.mark.parametrize("kind", ["corpus", "serve"])
+def test_records_of_other_kinds_are_named_and_are_no_builds(tmp_path, kind):
+    side = read_side(made.folder_of(tmp_path, made.embed(), replace(made.embed(key="c-1"), kind=kind)))
+    assert [row.part for row in side.rows] == ["embed"]
+    assert side.left_out == ("1 record of scaling or of choose --verify: not compared",)
 
 
 def test_a_failure_after_a_success_is_the_state_of_things(tmp_path):

@@ -93,6 +93,13 @@ def test_a_lower_exact_value_is_a_regression_after_two_rounds_and_needs_no_secon
     assert len(made.asked) == 2
 
 
+@pytest.mark.parametrize("ratio", [0.9, 0.8])
+def test_one_round_shows_nothing_of_an_exact_value(ratio):
+    case = run(Made({EXACT: ratio}, seconds=600.0), [EXACT], budget_s=1000.0).cases[0]
+    assert case.decision.verdict == "INCONCLUSIVE"
+    assert "1 of the 2 rounds" in case.decision.reason
+
+
 def test_an_exact_value_that_varies_is_an_error_and_not_a_verdict():
     made = Made({EXACT: lambda number: 0.9 if number == 1 else 0.8})
     assert run(made, [EXACT]).cases[0].decision.verdict == "ERROR"
