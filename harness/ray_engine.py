@@ -6,7 +6,8 @@ process, which writes each down, checked, before it counts (`harness.shards`). A
 they are handed over in order.
 
 The items themselves do not travel: workers read them from the cache's folder, where the weights are too, so a cluster's machines need to
-see the same one ($HARNESS_CACHE on a shared file system), and to have this package and the model's libraries installed.
+see the same one ($HARNESS_CACHE on a shared file system), and to have this package and the model's libraries installed: a worker that has
+other source or other versions than the process that asks refuses to start.
 
 What is started here listens on loopback only, has no dashboard, reports no usage, and keeps its files in a folder of its own, which
 goes with it. Ray is imported in this file and in no other.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import secrets
 import sys
 import time
@@ -32,7 +34,7 @@ import numpy as np
 
 from harness.corpus import whole_batches
 from harness.errors import HarnessError, SettingsError
-from harness.fingerprint import usable_cores
+from harness.fingerprint import source_of, usable_cores, versions_used_by
 from harness.interfaces import CorpusWork, Part
 from harness.shards import Shards, packed
 from harness.workspace import workspace
@@ -222,7 +224,8 @@ class RayData:
             warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)  # the last two have no parameters of their own yet
             made = ray.data.from_arrow(blocks).map_batches(
                 _Worker,
-                fn_constructor_args=(work.elsewhere("cuda:0" if kind == "cuda" else kind),),  # a worker sees its own GPU alone
+                # A worker sees its own GPU alone.
+                fn_constructor_args=(work.elsewhere("cuda:0" if kind == "cuda" else kind), _made_with(work)),
                 batch_size=1,  # a row is a shard
                 batch_format="pyarrow",
                 compute=pool,
@@ -243,14 +246,19 @@ class RayData:
 class _Worker:
     """One process of the pool: loads the model once, then turns shards of numbers into shards of vectors."""
 
-    def __init__(self, work: CorpusWork) -> None:
+    def __init__(self, work: CorpusWork, made_with: Mapping[str, str]) -> None:
+        here = _made_with(work)
+        unlike = sorted(name for name in {*here, *made_with} if here.get(name) != made_with.get(name))
+        if unlike:
+            named = ", ".join(unlike[:5]) + (" …" if len(unlike) > 5 else "")
+            raise HarnessError(
+                f"{platform.node()} has other source or versions of {named} than the machine that asks; install the same there"
+            )
         self._work = work
         work.start()
 
     def __call__(self, table: Any) -> Any:
         """Embed one shard; the times are the wall clock's, because workers may be on several machines."""
-        import platform
-
         import pyarrow as pa
 
         found: dict[str, list[Any]] = {"shard": [], "body": [], "began": [], "host": []}
@@ -261,6 +269,11 @@ class _Worker:
             for name, value in (("shard", row["shard"]), ("body", body), ("began", began), ("host", platform.node())):
                 found[name].append(value)
         return pa.table({**found, "body": pa.array(found["body"], pa.large_binary())})
+
+
+def _made_with(work: CorpusWork) -> dict[str, str]:
+    """Return what this process would make vectors with: the source of each module, and the version of each library."""
+    return {**source_of(work.modules), **versions_used_by(work.modules)}
 
 
 @contextmanager
@@ -290,8 +303,11 @@ def _short_folder() -> Iterator[Path]:
 
 
 def _said(error: BaseException) -> str:
-    """Return what went wrong in one line: of a worker's failure the cause, not the frames that it came through."""
-    while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException):
+    """Return what went wrong in one line: of a worker's failure the cause, not the frames that it came through.
+
+    Ray says of some that they come from an exception of its own without words, which is no cause.
+    """
+    while isinstance(inner := getattr(error, "cause", None) or error.__cause__, BaseException) and str(inner).strip():
         error = inner
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else 'no words'}"

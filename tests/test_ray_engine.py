@@ -6,6 +6,7 @@ Ray runs where it does in a run: below a measuring process. What needs more star
 import json
 import os
 import pickle
+import platform
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from harness.corpus import Corpus
 from harness.errors import CellError, HarnessError, SettingsError
 from harness.interfaces import CorpusEngine
-from harness.ray_engine import RayData, _Worker
+from harness.ray_engine import RayData, _made_with, _said, _Worker
 from harness.replicate import Replicate
 from harness.vectors import make_vectors
 from tests.cells import embed_spec, lay_out
@@ -88,7 +90,7 @@ class Here(RayData):
         yield SimpleNamespace(__version__="none")
 
     def _made(self, ray, work, runs, kind, threads):
-        worker = _Worker(pickle.loads(pickle.dumps(work.elsewhere(kind))))
+        worker = _Worker(pickle.loads(pickle.dumps(work.elsewhere(kind))), _made_with(work))
         for count, (number, run) in enumerate(reversed(runs.items())):
             if count == self.stops_after:
                 raise HarnessError("killed")
@@ -137,6 +139,24 @@ def test_shards_made_with_other_threads_or_of_another_size_are_not_mixed_with_th
         make_vectors(embed_spec(data, target=MODEL, shards=str(tmp_path / "shelf"), engine=engine), tmp_path / str(number), lambda *_: None)
         assert json.loads((tmp_path / str(number) / "vectors.json").read_text())["made_by"]["found"] == 0
     assert sorted(path.name for path in (tmp_path / "shelf").iterdir()) == ["cpu-1-32", "cpu-1-64", "cpu-2-64"]
+
+
+def test_a_worker_with_other_source_or_libraries_than_who_asks_names_its_machine_and_refuses(tmp_path):
+    work = Corpus(embed_spec(lay_out(tmp_path / "data"), target=MODEL))
+    here = _made_with(work)
+    assert {"harness.corpus", "harness.embed_cell", "tests.plugins.parts", "numpy"} <= set(here)
+    _Worker(work.elsewhere("cpu"), here)
+    for unlike in ({"numpy": "1.0"}, {"tests.plugins.parts": "0" * 64}, {"only-there": "1.0"}):
+        with pytest.raises(HarnessError, match=rf"{platform.node()} has other source or versions of {next(iter(unlike))} than"):
+            _Worker(work.elsewhere("cpu"), here | unlike)
+
+
+def test_what_went_wrong_is_the_innermost_that_has_words():
+    outer = RuntimeError("frames\nValueError: the weights file is broken")
+    outer.__cause__ = Exception()
+    assert _said(outer) == "RuntimeError: ValueError: the weights file is broken"
+    outer.__cause__ = ValueError("the weights file is broken")
+    assert _said(outer) == "ValueError: the weights file is broken"
 
 
 # ------------------------------------------------------------------------------------------------ with Ray
@@ -279,6 +299,22 @@ class Broken(RayData):
     def embed(self, work, keep, **how):
         work._spec["model"]["trouble"] = "load"
         return super().embed(work, keep, **how)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_workers_with_other_source_than_who_asks_end_the_run(data, server, tmp_path):
+    with pytest.raises(CellError, match="has other source or versions of numpy than the machine that asks"):
+        make(server, data, tmp_path / "made", engine={**RAY, "_target_": "tests.test_ray_engine.Older"})
+
+
+class Older(RayData):
+    """Who asks has another NumPy than the workers."""
+
+    def embed(self, work, keep, **how):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("harness.ray_engine._made_with", lambda work: {**_made_with(work), "numpy": "1.0"})
+            return super().embed(work, keep, **how)
 
 
 @needs_ray
