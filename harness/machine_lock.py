@@ -7,6 +7,7 @@ dies. Each lock has a turn besides, held by whoever waits for it: others that co
 
 The files lie where temporary files go, by user: other users, and containers with temporary folders of their own, are not kept out. A GPU
 has the name that it has in ``CUDA_VISIBLE_DEVICES``: where one run names it there by number and another by UUID, they do not meet.
+Further GPUs that workers of ``engine=ray`` take are not locked.
 """
 
 from __future__ import annotations
