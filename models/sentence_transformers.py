@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -454,7 +454,7 @@ def _built_from_config(device: str = "cpu") -> Iterator[None]:
     original = library.__dict__["from_pretrained"]
 
     def from_pretrained(cls: Any, _: Any, /, *, config: Any, dtype: Any, attn_implementation: str | None = None, **__: Any) -> Any:
-        with torch.device(device):
+        with torch.device(device) if device != "cpu" else nullcontext():  # so that a caller's own choice of a place holds
             return cls._from_config(config, dtype=dtype, attn_implementation=attn_implementation).eval()
 
     library.from_pretrained = classmethod(from_pretrained)

@@ -124,7 +124,7 @@ def test_operations_of_all_batches_are_counted_by_one_of_each_shape(monkeypatch)
 
     data = texts(40)
     ready = embed_cell._ready(Multiplies(), data, [[data.corpus[i], data.corpus[i]] for i in range(40)])
-    found = embed_cell._counted(Multiplies(), embed_cell._by_shape(ready))
+    found = embed_cell._counted(Multiplies().forward, embed_cell._by_shape(ready))
     assert found.total == sum(2 * 2 * 2 * one.inputs[0].shape[1] for one in ready)
     assert len(calls) == len({one.inputs[0].shape for one in ready})
 

@@ -28,7 +28,7 @@ def mistakes(*overrides, plugins=False):
 def test_no_arguments_mean_minilm_on_text_in_milvus_lite_with_hnsw():
     default = job()
     assert default.choices == {
-        "model": "minilm", "dataset": "docstrings", "store": "milvus_lite", "index": "hnsw", "workload": "serial",
+        "model": "minilm", "dataset": "docstrings", "store": "milvus_lite", "index": "hnsw", "workload": "serial", "engine": "local",
     }  # fmt: skip
     assert default.device == "cpu"
     assert default.dtype == "fp32"
