@@ -24,12 +24,12 @@ def one_thread():
         yield
 
 
-@pytest.mark.parametrize(("ef", "least"), [(64, 0.94), (256, 0.97)])
-def test_hnsw_search_rate_is_at_least_097_of_a_bare_loop(benchmark, publish, ef, least):
+@pytest.mark.parametrize("ef", [64, 256])
+def test_hnsw_search_rate_is_at_least_097_of_a_bare_loop(benchmark, publish, ef):
     """10,000 rows of 384 dimensions; the bare loop has the library's own search parameters ready, as the store has.
 
     Three microseconds a search are the loop's and the store's; at ef 64, a search of a tenth of a millisecond, that is 3 % (seen: 0.965
-    [0.947, 0.983] and 0.973 [0.964, 0.981]), and the lower bound cannot be 0.97.
+    [0.947, 0.983] and 0.973 [0.964, 0.981]), where the lower bound misses the goal.
     """
     rng = np.random.default_rng(0)
     corpus, queries = rng.standard_normal((10_000, 384), dtype=np.float32), rng.standard_normal((40, 384), dtype=np.float32)
@@ -62,4 +62,6 @@ def test_hnsw_search_rate_is_at_least_097_of_a_bare_loop(benchmark, publish, ef,
     publish(**{f"faiss_hnsw_ef_{ef}_rate_harness_by_bare": found})
     if benchmark.enabled:
         assert found.pairs >= 20
-        assert found.lo >= least
+        if ef == 64 and 0.94 <= found.lo < 0.97:
+            pytest.xfail("the goal is not reached by a search of a tenth of a millisecond")
+        assert found.lo >= 0.97

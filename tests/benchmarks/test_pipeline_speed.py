@@ -176,4 +176,6 @@ def test_photographs_reach_09_of_what_the_stages_allow_and_more_than_one_after_t
     publish(**{f"photographs_{which}_pipeline_by_plain_loop": to_plain, f"photographs_{which}_pipeline_by_its_bound": to_bound})
     if benchmark.enabled:
         assert to_plain.lo >= 1.0
-        assert to_bound.lo >= (0.85 if which == "small" else 0.9), "all decoding: seen 0.910 [0.868, 0.954], what is lost is not explained"
+        if which == "small" and 0.85 <= to_bound.lo < 0.9:
+            pytest.xfail("all decoding: seen 0.910 [0.868, 0.954]; the goal is not reached, and what is lost is not explained")
+        assert to_bound.lo >= 0.9
