@@ -194,7 +194,7 @@ def _rows(record: Record, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]
 
 _TOLD = frozenset({
     "batch_size", "device", "dtype", "data", "weights", "engine", "index", "metric", "vector_type", "k", "filter", "target_recall",
-    "concurrency", "rate", "p99_target_s", "churn_per_s", "nq",
+    "concurrency", "rate", "p99_target_s", "churn_per_s", "nq", "workers",
 })  # fmt: skip
 """Settings that other columns tell, of the cell or of each operating point."""
 

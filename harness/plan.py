@@ -25,6 +25,7 @@ from harness.fingerprint import digest
 from harness.interfaces import Data, Identified, Store, Weights
 from harness.records import Record, newest, now, read_all, write_atomically
 from harness.settings import Composer, Job, compose_job, composing, expand, with_sweep
+from harness.truth import Cost
 
 _GFLOP_PER_S_PER_CORE = 50.0
 """What fp32 inference of small transformers reaches on one core of a present server, for estimates only."""
@@ -83,7 +84,7 @@ class Plan:
     known: Mapping[str, Record]
     """The newest record of each key in the folder; empty where everything is to be measured again."""
     estimates: dict[str, float]
-    """Seconds by cell key, and by recipe for the vectors still to be made."""
+    """Seconds by cell key, and by recipe for the vectors and the ground truth still to be made."""
     budget_note: str | None = None
     skips_on_record: frozenset[str] = frozenset()
     """Keys of combinations that are recorded as skipped already."""
@@ -299,7 +300,8 @@ class _Cells:
             if cell.recipe not in self._recipes:
                 self._recipes.add(cell.recipe)
                 if cache.find("vectors", cell.recipe) is None:
-                    self._estimates[cell.recipe] = (len(data.corpus) + len(data.queries)) * self._seconds_per_item(cell)
+                    seconds_per_item = 0.0 if job.dataset.modality == "vectors" else self._seconds_per_item(cell)
+                    self._estimates[cell.recipe] = _vectors_seconds(job, len(data.corpus), len(data.queries), seconds_per_item)
         return self._search[about]
 
     def _seconds_per_item(self, cell: Cell) -> float:
@@ -352,6 +354,13 @@ def _seconds_per_item(job: Job, speed: dict[tuple[str, str], float], device: str
     measured = speed.get((job.choices["model"], device))
     rate = _GFLOP_PER_S_PER_CORE * job.threads if job.device == "cpu" else _ACCELERATOR_GFLOP_PER_S
     return measured if measured is not None else job.model.gflop_per_item / rate
+
+
+def _vectors_seconds(job: Job, rows: int, queries: int, seconds_per_item: float) -> float:
+    """Embed the corpus and the queries, then find the true neighbours, among the rows that each filter lets through too."""
+    shares = dict.fromkeys([None, *job.filter])
+    work = Cost(queries, rows, job.model.dim).guess(job.threads) * sum(1.0 if share is None else share for share in shares)
+    return (rows + queries) * seconds_per_item + work
 
 
 def _embed_seconds(job: Job, seconds_per_item: float) -> float:
@@ -443,10 +452,10 @@ def _within_budget(jobs: list[Job]) -> tuple[list[Job], float | None, str | None
         for job, (recipe, embed, search) in measured:
             rows = _shrunk(job, factor)
             cells[f"{search} {rows}"] = _search_seconds(job, rows)
+            item = 0.0 if job.dataset.modality == "vectors" else _seconds_per_item(job, {}, job.device)
+            vectors.setdefault(f"{recipe} {rows}", _vectors_seconds(job, rows, job.dataset.queries, item))  # for the first that needs them
             if job.dataset.modality == "vectors":  # there is nothing to embed
                 continue
-            item = _seconds_per_item(job, {}, job.device)
-            vectors.setdefault(f"{recipe} {rows}", (rows + job.dataset.queries) * item)  # made for the first job that needs them
             for size in batch_sizes(job, rows):  # of a curve all that may be needed
                 cells[f"{embed} {rows} {size}"] = _embed_seconds(replace(job, batch_size=size), item)
         return _START_S + sum(vectors.values()) + sum(cells.values())

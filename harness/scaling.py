@@ -31,6 +31,7 @@ from harness.plan import make_plan
 from harness.progress import Progress, console
 from harness.records import SCHEMA_VERSION, Measured, Record, now, write
 from harness.replicate import Replicate
+from harness.report import write_reports
 from harness.report.units import interval, number
 from harness.statistics import over_processes
 from harness.summary import measured
@@ -90,7 +91,9 @@ def run(
     records = _records(cell, node, rounds, settings, started_at=started_at, duration_s=time.monotonic() - began)
     for record in records:
         write(record, job.folder)
-    _show(records, Console())
+    out = Console()
+    _show(records, out)
+    out.print(f"\n{write_reports(job.folder)['html']} has them beside what else was measured there", highlight=False, soft_wrap=True)
     return records
 
 

@@ -78,9 +78,14 @@ class Cost:
         size = -(-self.rows // count)
         return [range(start, min(start + size, self.rows)) for start in range(0, self.rows, size)]
 
+    def guess(self, threads: int) -> float:
+        """Estimate how long it takes, in seconds, by arithmetic alone."""
+        return self.multiply_adds / (_PER_S * threads)
+
     def seconds(self, threads: int, device: str) -> float:
         """Estimate how long it takes, by the rate of the largest one in the cache that was made with as many threads on such a device."""
-        return self.multiply_adds / (_rate_seen(threads, device) or _PER_S * threads)
+        rate = _rate_seen(threads, device)
+        return self.multiply_adds / rate if rate else self.guess(threads)
 
     def words(self, threads: int, device: str) -> str:
         """Return the cost as a person is told it before it begins."""

@@ -19,6 +19,7 @@ from harness.plan import fewest_to_tune, make_plan, write_manifest
 from harness.progress import Progress
 from harness.records import Measured, Record, now, write
 from harness.statistics import mean_over_queries
+from harness.truth import Cost
 from stores.milvus import Milvus
 from tests.conftest import PLUGINS, QUICK
 from tests.plugins.parts import HashedWords, NullStore
@@ -166,6 +167,16 @@ def test_the_estimate_is_of_what_is_missing(plan):
     for cell in plan().cells:
         write(an_ok_record(cell), plan().folder)
     assert plan().seconds == 0
+
+
+@pytest.mark.parametrize(("filters", "times"), [("null", 1.0), ("null,0.5", 1.5)])
+def test_the_estimate_has_the_ground_truth_of_each_filter_once_for_all_indexes(plan, filters, times):
+    given = plan("model=none", "dataset=synthetic", "dataset.corpus=20000", "dataset.dim=64", f"filter=[{filters}]", "index=flat,hnsw",
+                 multirun=True)  # fmt: skip
+    [recipe] = {cell.recipe for cell in given.cells}
+    job = given.jobs[0].job
+    assert given.estimates[recipe] == pytest.approx(times * Cost(job.dataset.queries, 20_000, 64).guess(job.threads))
+    assert given.seconds > given.estimates[recipe] > 0
 
 
 def test_a_budget_shrinks_the_corpus_and_says_so(plan):

@@ -8,12 +8,15 @@ import os
 import pickle
 import platform
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from array import array
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -24,11 +27,11 @@ import pytest
 from harness.corpus import Corpus
 from harness.errors import CellError, HarnessError, SettingsError
 from harness.interfaces import CorpusEngine
-from harness.ray_engine import RayData, _made_with, _said, _Worker
+from harness.ray_engine import QUIET, RayData, _made_with, _said, _Worker
 from harness.replicate import Replicate
 from harness.vectors import make_vectors
 from tests.cells import embed_spec, lay_out
-from tests.conftest import PLUGINS, own_environment
+from tests.conftest import PLUGINS, ROOT, own_environment
 
 MODEL = "tests.plugins.parts.HashedWords"
 DOCUMENTS, SHARD = 640, 64
@@ -342,6 +345,52 @@ class Mortal(RayData):
         about = super().embed(work, keep, told=kill_one, **how)
         assert killed
         return about
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A cluster that somebody else has started, of two machines as far as their names go; its address."""
+    if subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a process cannot be given another machine's name here")
+    with tempfile.TemporaryDirectory(dir="/tmp") as short, ExitStack() as held:  # Ray makes sockets below its folder
+        environment = {**os.environ, **QUIET, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", "--num-cpus", "2"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        address = f"127.0.0.1:{port}"
+        head = [*ray, "--head", "--port", str(port), "--node-ip-address", "127.0.0.1", "--include-dashboard", "false", "--temp-dir", short]
+        for number, command in enumerate((head, [*ray, "--address", address, "--node-ip-address", "127.0.0.1"])):
+            named = ["unshare", "--uts", "sh", "-c", f'hostname machine-{number} && exec "$@"', "sh", *command]
+            with (tmp_path / f"machine-{number}.txt").open("w") as out:
+                process = subprocess.Popen(named, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+            held.callback(_end, process)
+            deadline = time.monotonic() + 60
+            while "Ray runtime started" not in (said := (tmp_path / f"machine-{number}.txt").read_text()):
+                assert process.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.2)
+        yield address
+
+
+def _end(process):
+    left = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+    for one in left:
+        with suppress(psutil.Error):
+            one.kill()
+    process.wait(timeout=20)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_running_cluster_of_two_machines_makes_the_vectors_of_the_local_engine(cluster, data, server, tmp_path):
+    here = make(server, data, tmp_path / "here", engine=None)
+    there = make(server, data, tmp_path / "there", settings={"slow_s": 0.05}, engine={**RAY, "address": cluster, "threads": 1})
+    assert there["fingerprint"] == here["fingerprint"]
+    assert (there["made_by"]["workers"], there["made_by"]["machines"]) == (2, 2)
+    few = {**RAY, "address": cluster, "threads": 1, "workers": 9}
+    with pytest.raises(HarnessError, match=rf"the cluster at engine.address={cluster} has 4 CPUs of 9; lower engine.workers"):
+        make(server, data, tmp_path / "few", engine=few)
 
 
 @needs_ray

@@ -95,7 +95,7 @@ class Series:
     decision: Decision | None = None
     control: Decision | None = None
     ended: bool = False
-    """Whether the time was over before it could be decided."""
+    """Whether the rounds were over, by time or by number, before it could be decided."""
 
     def add(self, seen: Seen) -> None:
         """Take in a round."""

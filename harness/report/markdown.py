@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.records import Record
 from harness.report.provenance import environment, machines
-from harness.report.rows import Row, Section, caveats, cell_name, sections, unfinished
+from harness.report.rows import CellKind, Row, Section, caveats, cell_name, sections, unfinished
 from harness.report.summary import Best, best, findings, overview
-from harness.report.tables import Cell, Table, embed_table, search_table
+from harness.report.tables import FIGURES, TITLES, Cell, Table, table_of
 from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, plural
 
-EMBED_FIGURES = ("pipeline_per_s", "throughput_per_s", "batch_latency_p50_s", "query_embed_p50_s", "peak_rss_bytes")
-SEARCH_FIGURES = ("recall", "search_latency_p50_s", "search_latency_p95_s", "qps", "ndcg_at_10", "ndcg_at_10_exact", "build_s")
+_FIGURES: Mapping[CellKind, tuple[str, ...]] = {
+    "embed": ("pipeline_per_s", "throughput_per_s", "batch_latency_p50_s", "query_embed_p50_s", "peak_rss_bytes"),
+    "search": ("recall", "search_latency_p50_s", "search_latency_p95_s", "qps", "ndcg_at_10", "ndcg_at_10_exact", "build_s"),
+    "corpus": FIGURES["corpus"],
+}
+"""In the order of the page."""
 _ROWS = 40
 """Rows a table has at most, so that a page of a pull request can hold it."""
 _CELLS = 20
@@ -65,14 +69,12 @@ def markdown(
     within = False
     for section in shown:
         lines += [f"## {text(section.name)}", "", text(section.facts), ""]
-        for title, whole, make, figures in (
-            ("Embedding", section.embed, embed_table, EMBED_FIGURES),
-            ("Search", section.search, search_table, SEARCH_FIGURES),
-        ):
+        for kind, figures in _FIGURES.items():
+            whole = section.of(kind)
             kept = section.foremost(whole, _ROWS)
-            table = make(kept, figures)
+            table = table_of(kind, kept, figures)
             if table.rows:
-                lines += [f"### {title}", "", text(" · ".join(table.common)), "", *_table(table), ""]
+                lines += [f"### {TITLES[kind]}", "", text(" · ".join(table.common)), "", *_table(table), ""]
                 lines += (
                     [f"{len(kept)} of {plural(len(whole), 'row')}, those nearest the fronts; `results.csv` has all.", ""]
                     if len(kept) < len(whole)

@@ -54,9 +54,12 @@ async function begin() {
     const drawNext = async () => {
       await breath();
       const chart = waiting[0];
-      if (!chart.drawn) drawChart(chart);
-      waiting.shift();
-      if (waiting.length) drawNext();
+      try {
+        if (!chart.drawn) drawChart(chart);
+      } finally {  // one that cannot be drawn does not keep the others from it
+        waiting.shift();
+        if (waiting.length) drawNext();
+      }
     };
     const seen = new IntersectionObserver((entries) => {
       for (const entry of entries) {

@@ -19,13 +19,9 @@ from harness.report.distribution import KINDS, LEVELS, Distribution, Kind
 from harness.report.figures import Picture, pictures
 from harness.report.packed import packed_json, packed_plotly
 from harness.report.rows import (
-    BATCH,
+    ALWAYS,
     BUILD,
-    EMBED_PARTS,
-    INDEX,
-    MODEL,
-    SEARCH,
-    SEARCH_PARTS,
+    PARTS,
     Row,
     Section,
     anchor,
@@ -39,7 +35,7 @@ from harness.report.rows import (
     varying,
 )
 from harness.report.summary import GOOD_RECALL, Best, best, findings, overview, unmeasured
-from harness.report.tables import Cell, Table, whole_embed_table, whole_search_table
+from harness.report.tables import TITLES, Cell, Table, whole_table
 from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, count, plural
 
 _SCRIPTS = ("page_state.js", "page_tables.js", "page_charts.js", "page.js")
@@ -182,13 +178,11 @@ def _chapter(
         )
         for number, one in enumerate(made)
     )
-    views = []
-    if section.search:
-        table = whole_search_table(section.search)
-        views.append(View(f"t{place}s", "Search", table, section.search, _left_out(section.search, whole.search)))
-    if section.embed:
-        table = whole_embed_table(section.embed)
-        views.append(View(f"t{place}e", "Embedding", table, section.embed, _left_out(section.embed, whole.embed)))
+    views = [
+        View(f"t{place}{kind[0]}", title, whole_table(kind, rows), rows, _left_out(rows, whole.of(kind)))
+        for kind, title in TITLES.items()
+        if (rows := section.of(kind))
+    ]
     return Chapter(
         f"data-{place}",
         section,
@@ -255,9 +249,8 @@ def _names(rows: Sequence[Row]) -> dict[int, str]:
     """Return what each of some rows is called, by its ``id``."""
     if not rows:
         return {}
-    search = rows[0]["kind"] == "search"
-    always = (INDEX, SEARCH) if search else (MODEL, BATCH)
-    told = varying(rows, SEARCH_PARTS if search else EMBED_PARTS)
+    always = ALWAYS[rows[0]["kind"]]
+    told = varying(rows, PARTS[rows[0]["kind"]])
     parts = [*always, *(part for part in told if part not in always and (part is not BUILD or index_in_two_builds(rows)))]
     return {id(row): label(row, parts) for row in rows}
 
@@ -352,7 +345,7 @@ def _rounded(value: Any) -> Any:
 
 def _whole(shown: Sequence[Section], records: Sequence[Record]) -> dict[str, Any]:
     """Return the records of rows on a front, then of those near one, as many as a page holds."""
-    rows = [row for section in shown for row in (*section.search, *section.embed)]
+    rows = [row for section in shown for row in (*section.search, *section.embed, *section.corpus)]
     near = frozenset[int]().union(*(section.near for section in shown))
     fronts = frozenset[int]().union(*(section.fronts for section in shown))
     keys = dict.fromkeys([*(row["key"] for row in rows if id(row) in fronts), *(row["key"] for row in rows if id(row) in near)])

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.report.pareto import pareto
 from harness.report.units import NULL, count
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 """One row of the frame; None for what is null."""
+
+CellKind = Literal["search", "embed", "corpus"]
+"""Of a cell, in the order in which a report shows them."""
 
 RANDOM = "random weights"
 
@@ -130,6 +133,7 @@ MODEL = Part("model", model_name, "model")
 INDEX = Part("index", _text("index"), "index")
 SEARCH = Part("search", _parameters("search_params"), "search_params")
 BATCH = Part("batch size", _text("batch_size"), "batch_size", number=True, prefix="batch ")
+WORKERS = Part("workers", _text("workers"), "workers", number=True, prefix="workers ")
 DEVICE = Part("device", _text("device"), "device")
 DTYPE = Part("dtype", _text("dtype"), "dtype")
 METRIC = Part("metric", _text("metric"), "metric")
@@ -172,6 +176,11 @@ SEARCH_PARTS = (
     MODEL, INDEX, SEARCH, TARGET, BUILD, STORE, VECTORS, METRIC, K, FILTER, CONCURRENCY, RATE, P99_TARGET, NQ, CHURN, DTYPE, OTHER,
     MACHINE,
 )  # fmt: skip
+CORPUS_PARTS = (MODEL, DEVICE, DTYPE, OTHER, WORKERS, MACHINE)
+PARTS: Mapping[CellKind, tuple[Part, ...]] = {"search": SEARCH_PARTS, "embed": EMBED_PARTS, "corpus": CORPUS_PARTS}
+"""What tells the rows of a kind apart."""
+ALWAYS: Mapping[CellKind, tuple[Part, ...]] = {"search": (INDEX, SEARCH), "embed": (MODEL, BATCH), "corpus": (MODEL, WORKERS)}
+"""What a row of a kind is called by, even where all are alike in it."""
 CELL = (INDEX, MODEL, WEIGHTS, BUILD, STORE, VECTORS, METRIC, DTYPE, OTHER, MACHINE)
 """What tells search cells apart, the most telling first."""
 CURVE = (MODEL, WEIGHTS, DEVICE, DTYPE, OTHER, MACHINE)
@@ -303,6 +312,11 @@ class Section:
     fingerprint: str | None
     embed: tuple[Row, ...]
     search: tuple[Row, ...]
+    corpus: tuple[Row, ...] = ()
+
+    def of(self, kind: CellKind) -> tuple[Row, ...]:
+        """Return the rows of one kind."""
+        return {"search": self.search, "embed": self.embed, "corpus": self.corpus}[kind]
 
     @cached_property
     def fronts(self) -> frozenset[int]:
@@ -329,7 +343,8 @@ class Section:
 
     def reduced(self, most: int) -> Section:
         """Return the section with so many rows of each kind at most, as `foremost` chooses them."""
-        return replace(self, embed=tuple(self.foremost(self.embed, most)), search=tuple(self.foremost(self.search, most)))
+        embed, search, corpus = (tuple(self.foremost(rows, most)) for rows in (self.embed, self.search, self.corpus))
+        return replace(self, embed=embed, search=search, corpus=corpus)
 
     def _curves(self) -> list[tuple[str, list[Row]]]:
         """Return the embed cells that differ in their batch size, for each rate."""
@@ -350,7 +365,8 @@ def sections(rows: Iterable[Row]) -> list[Section]:
             (row for row in group if row["kind"] == "search"),
             key=_order((MODEL, K, FILTER, CONCURRENCY, RATE, STORE, INDEX, BUILD, VECTORS)),
         )
-        found.append(Section(name or "no dataset", _facts(group), fingerprint or None, tuple(embed), tuple(search)))
+        corpus = sorted((row for row in group if row["kind"] == "corpus"), key=_order(CORPUS_PARTS))
+        found.append(Section(name or "no dataset", _facts(group), fingerprint or None, tuple(embed), tuple(search), tuple(corpus)))
     return found
 
 
@@ -390,7 +406,9 @@ def unfinished(rows: Iterable[Row]) -> list[Row]:
 
 def cell_name(row: Row) -> str:
     """Return what a cell is called outside its section."""
-    parts = (MODEL, DEVICE, DTYPE, BATCH, OTHER) if row["kind"] == "embed" else (MODEL, INDEX, BUILD, STORE, VECTORS, METRIC, OTHER)
+    parts: tuple[Part, ...] = (MODEL, INDEX, BUILD, STORE, VECTORS, METRIC, OTHER)
+    if row["kind"] != "search":
+        parts = (MODEL, DEVICE, DTYPE, BATCH if row["kind"] == "embed" else WORKERS, OTHER)
     return f"{row['kind']}: {label(row, parts)} · {row['dataset'] or 'no dataset'}"
 
 

@@ -51,14 +51,16 @@ STATUS_WORDS = {"oom": "ran out of memory", "failed": "failed", "invalid": "gave
 def overview(rows: Sequence[Row], shown: Sequence[Section] | None = None) -> list[str]:
     """Return what was measured, when and on what data; `shown` are the rows' sections, where they are known already."""
     done = [row for row in rows if row["status"] == "ok"]
-    cells = {kind: len({row["key"] for row in done if row["kind"] == kind}) for kind in ("embed", "search")}
+    cells = {kind: len({row["key"] for row in done if row["kind"] == kind}) for kind in ("embed", "search", "corpus")}
     points = sum(row["kind"] == "search" and row["k"] is not None for row in done)
     parts = []
     if cells["embed"]:
         parts.append(plural(cells["embed"], "embed cell"))
     if cells["search"]:
         parts.append(f"{plural(cells['search'], 'search cell')} with {plural(points, 'operating point')}")
-    first = f"{' and '.join(parts) or 'No cell'} {'was' if sum(cells.values()) == 1 or not parts else 'were'} measured{_when(done)}."
+    if cells["corpus"]:
+        parts.append(f"{plural(cells['corpus'], 'number')} of workers")
+    first = f"{_list(parts) or 'No cell'} {'was' if sum(cells.values()) == 1 or not parts else 'were'} measured{_when(done)}."
     found = [first[0].upper() + first[1:]]
     states = Counter(row["status"] for row in {row["key"]: row for row in rows if row["status"] != "ok"}.values())
     if states:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from harness.report.rows import (
+    ALWAYS,
     BATCH,
     BUILD,
-    EMBED_PARTS,
-    INDEX,
     MODEL,
-    SEARCH,
-    SEARCH_PARTS,
+    PARTS,
+    WORKERS,
+    CellKind,
     Part,
     Row,
     by_name,
@@ -26,13 +26,14 @@ from harness.report.rows import (
 )
 from harness.report.units import NULL, SHOWN, WITHIN, interval, number, plural
 
-EMBED_FIGURES = (
+TITLES: Mapping[CellKind, str] = {"search": "Search", "embed": "Embedding", "corpus": "Workers"}
+_EMBED_FIGURES = (
     "pipeline_per_s", "overlap_bound_per_s", "device_bound_per_s", "throughput_per_s", "units_per_s", "batch_latency_p50_s",
     "batch_latency_p95_s", "query_embed_p50_s", "query_embed_p99_s", "load_s", "first_batch_s", "first_query_s", "compile_s",
     "peak_rss_bytes", "device_peak_bytes", "device_reserved_bytes", "flop_per_s", "mfu", "energy_j_per_1000_items", "requests_per_s",
     "retries", "rate_limited", "truncated_share",
 )  # fmt: skip
-SEARCH_FIGURES = (
+_SEARCH_FIGURES = (
     "recall", "recall_strict", "search_latency_p50_s", "search_latency_p95_s", "search_latency_p99_s", "qps", "max_rate_at_p99_per_s",
     "errors", "timeouts", "client_cpu", "send_lag_p99_s", "ndcg_at_10",
     "ndcg_at_10_exact", "ndcg_at_10_bm25", "label_recall_at_10", "label_recall_at_10_exact",
@@ -41,23 +42,32 @@ SEARCH_FIGURES = (
     "server_rss_bytes", "first_query_s",
     "peak_rss_bytes",
 )  # fmt: skip
+FIGURES: Mapping[CellKind, tuple[str, ...]] = {
+    "search": _SEARCH_FIGURES,
+    "embed": _EMBED_FIGURES,
+    "corpus": ("corpus_per_s", "scaling_efficiency"),
+}
 OF_SOME = frozenset((
     "max_rate_at_p99_per_s", "errors", "timeouts", "client_cpu", "send_lag_p99_s", "distance_computations", "store_files_s",
     "store_import_s", "store_flush_s",
     "store_build_s", "store_compact_s", "store_load_s", "store_wait_s", "server_rss_before_bytes", "server_rss_bytes",
 ))  # fmt: skip
 """Figures that only some loads and stores have; where no row has one, its column would say nothing."""
-EMBED_MAIN = frozenset((
+_EMBED_MAIN = frozenset((
     "pipeline_per_s", "throughput_per_s", "batch_latency_p50_s", "query_embed_p50_s", "query_embed_p99_s", "load_s", "peak_rss_bytes",
     "device_peak_bytes",
 ))  # fmt: skip
-SEARCH_MAIN = frozenset((
+_SEARCH_MAIN = frozenset((
     "recall", "search_latency_p50_s", "search_latency_p99_s", "qps", "max_rate_at_p99_per_s", "errors", "ndcg_at_10", "ndcg_at_10_exact",
     "floor_p50_s", "build_s", "index_bytes",
 ))  # fmt: skip
+MAIN: Mapping[CellKind, frozenset[str]] = {"search": _SEARCH_MAIN, "embed": _EMBED_MAIN, "corpus": frozenset(FIGURES["corpus"])}
 """What a page shows at first; a reader chooses among all."""
-EMBED_BRIEF = ("pipeline_per_s", "throughput_per_s", "query_embed_p50_s", "peak_rss_bytes")
-SEARCH_BRIEF = ("recall", "search_latency_p50_s", "qps", "ndcg_at_10")
+BRIEF: Mapping[CellKind, tuple[str, ...]] = {
+    "search": ("recall", "search_latency_p50_s", "qps", "ndcg_at_10"),
+    "embed": ("pipeline_per_s", "throughput_per_s", "query_embed_p50_s", "peak_rss_bytes"),
+    "corpus": FIGURES["corpus"],
+}
 """The few that fit a terminal of 80 columns."""
 
 WITHIN_REASON = "within one process"
@@ -130,27 +140,9 @@ class Table:
         return [*found, *self.absent]
 
 
-def embed_table(rows: Sequence[Row], figures: Sequence[str] = EMBED_FIGURES, *, merged: bool = False) -> Table:
-    """Return the table of some embed cells; `merged` puts what a row is into one column."""
-    return _table(rows, EMBED_PARTS, (MODEL, BATCH), figures, merged)
-
-
-def search_table(rows: Sequence[Row], figures: Sequence[str] = SEARCH_FIGURES, *, merged: bool = False) -> Table:
-    """Return the table of some operating points; `merged` puts what a row is into one column."""
-    return _table(rows, SEARCH_PARTS, (INDEX, SEARCH), figures, merged)
-
-
-def whole_embed_table(rows: Sequence[Row]) -> Table:
-    """Return everything known about some embed cells, a page's default columns marked."""
-    return _whole(rows, EMBED_PARTS, (MODEL, BATCH), EMBED_FIGURES, EMBED_MAIN)
-
-
-def whole_search_table(rows: Sequence[Row]) -> Table:
-    """Return everything known about some operating points, a page's default columns marked."""
-    return _whole(rows, SEARCH_PARTS, (INDEX, SEARCH), SEARCH_FIGURES, SEARCH_MAIN)
-
-
-def _whole(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], figures: Sequence[str], main: frozenset[str]) -> Table:
+def whole_table(kind: CellKind, rows: Sequence[Row]) -> Table:
+    """Return everything known about some rows of one kind, a page's default columns marked."""
+    parts, always, figures, main = PARTS[kind], ALWAYS[kind], FIGURES[kind], MAIN[kind]
     told = varying(rows, parts)
     named = [*always, *(part for part in parts if part not in always and any(part.of(row) for row in rows))]
     named += [part for part in told if part not in parts]
@@ -173,7 +165,10 @@ def _whole(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], f
     return Table(tuple(constant(rows, [part for part in parts if part not in told and part not in always])), tuple(columns), tuple(cells))
 
 
-def _table(rows: Sequence[Row], parts: Sequence[Part], always: Sequence[Part], figures: Sequence[str], merged: bool) -> Table:
+def table_of(kind: CellKind, rows: Sequence[Row], figures: Sequence[str] | None = None, *, merged: bool = False) -> Table:
+    """Return the table of some rows of one kind, with all of its figures or some; `merged` puts what a row is into one column."""
+    parts, always = PARTS[kind], ALWAYS[kind]
+    figures = FIGURES[kind] if figures is None else figures
     told = varying(rows, parts)
     shown = [part for part in parts if part in told or part in always or (part is MODEL and any(is_random(row) for row in rows))]
     shown += [part for part in told if part not in parts]
@@ -213,7 +208,7 @@ def _word(text: str, sort: float | str | None) -> Cell:
 
 def _name(row: Row, first: Sequence[Part], more: Sequence[Part]) -> Cell:
     """Return a row's name as one cell, everything but the first part on lines of its own."""
-    lines = [part.prefix * (part is BATCH) + part.of(row) for part in first if part.of(row)]
+    lines = [part.prefix * (part in (BATCH, WORKERS)) + part.of(row) for part in first if part.of(row)]
     return Cell(lines[0] if lines else NULL, "\n".join([*lines[1:], *([label(row, more)] if more else [])]))
 
 

@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from harness.report.rows import Row, Section, caveats, cell_name, sections, unfinished
-from harness.report.tables import EMBED_BRIEF, SEARCH_BRIEF, Table, embed_table, search_table
+from harness.report.rows import CellKind, Row, Section, caveats, cell_name, sections, unfinished
+from harness.report.tables import BRIEF, TITLES, Table, table_of
 from harness.report.units import INTERVALS, NULL, WITHIN_MEANS, count, plural
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _ROWS = 100
 """Rows a table has at most, those nearest the fronts: more scroll away, and take longer to lay out than to measure."""
+_ORDER: tuple[CellKind, ...] = ("embed", "search", "corpus")
 _NAME_WIDTH = 10
 """What a row's name keeps of a narrow terminal; intervals then break into two lines."""
 
@@ -31,14 +32,12 @@ def print_rows(rows: Sequence[Row], console: Console, shown: Sequence[Section] |
     for section in sections(rows) if shown is None else shown:
         console.print()
         console.print(_line(section.name, "bold"), _line(section.facts, "dim"))
-        for title, whole, make, figures in (
-            ("Embedding", section.embed, embed_table, EMBED_BRIEF),
-            ("Search", section.search, search_table, SEARCH_BRIEF),
-        ):
+        for kind in _ORDER:
+            whole = section.of(kind)
             kept = section.foremost(whole, _ROWS)
-            table = make(kept, figures, merged=True)
+            table = table_of(kind, kept, BRIEF[kind], merged=True)
             if table.rows:
-                console.print(_line("\n  " + " · ".join((title, *table.common)), "cyan"))
+                console.print(_line("\n  " + " · ".join((TITLES[kind], *table.common)), "cyan"))
                 console.print(_rich(table))
                 within |= table.within
                 nulls.update(dict.fromkeys(table.nulls()))

@@ -163,6 +163,14 @@ def point(
     )
 
 
+def workers(n: int, rate: float, efficiency: float, key: str) -> Record:
+    """What ``python -m harness scaling`` writes for one number of workers."""
+    alone = Measured(1.0, "ratio", "higher", n=3, reason="one worker is what the others are compared with")
+    metrics = {"corpus_per_s": timing(rate, "items/s"), "scaling_efficiency": alone if n == 1 else timing(efficiency, "ratio")}
+    asked = {"workers": n, "engine": {"workers": n}, "items": 20_000, "device": "cpu"}
+    return record("corpus", "minilm", "docstrings", key, metrics=metrics, settings=asked)
+
+
 def search(named: str, dataset: str, index: str, points: tuple[Point, ...], key: str, **changes: Any) -> Record:
     one_build = "one build: how builds differ is not known"
     metrics = {

@@ -4,11 +4,13 @@ import json
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 from harness.frame import to_frame
 from harness.records import to_json, write
-from harness.report import write_reports
+from harness.report import print_tables, write_reports
 from harness.report.distribution import LEVELS
+from harness.report.markdown import markdown
 from harness.report.packed import unpacked
 from harness.report.page import page
 from harness.report.rows import anchor, plain, sections
@@ -211,3 +213,16 @@ def test_a_caveat_of_very_many_cells_names_some_and_counts_the_rest():
     words = " ".join(" ".join(Parsed(html_of(found)).words).split())
     assert "30 cells" in words
     assert "and 10 more; the table's column caveats has all" in words
+
+
+def test_numbers_of_workers_have_a_table_on_the_page_in_markdown_and_on_the_terminal(capsys):
+    records = [examples.workers(n, 50.0 * n**0.9, n**-0.1, f"w0{n}") for n in (1, 2)]
+    rows = plain(to_frame(records))
+    [table] = data_of(Parsed(html_of(records)))["tables"]
+    assert table["title"] == "Workers"
+    assert [[cell[0] for cell in row["cells"][:2]] for row in table["rows"]] == [["minilm", "1"], ["minilm", "2"]]
+    text = markdown("default", rows, records)
+    assert "2 numbers of workers were measured" in text
+    assert "| minilm | 2 | 93.3 [88.6, 98.0] | 0.933 [0.886, 0.980] |" in text
+    print_tables(to_frame(records), Console(width=80))
+    assert "Workers" in capsys.readouterr().out
