@@ -353,7 +353,7 @@ def cluster(tmp_path):
     if subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
         pytest.skip("a process cannot be given another machine's name here")
     with tempfile.TemporaryDirectory(dir="/tmp") as short, ExitStack() as held:  # Ray makes sockets below its folder
-        environment = {**os.environ, **QUIET, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats", "--num-cpus", "2"]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
