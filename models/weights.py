@@ -94,8 +94,9 @@ def locate(
     try:
         on_hub, reason = _commit_on_hub(source, revision)
     except _NoSuchModelError as error:
+        newest = ", take model.revision=null for its newest commit" if revision is not None else ""
         raise WeightsError(
-            f"model.source={source} (model.revision={revision}): {error}. Correct the name, log in with `hf auth login` if it is "
+            f"model.source={source} (model.revision={revision}): {error}. Correct the name{newest}, log in with `hf auth login` if it is "
             "not public, give a folder with model.path=DIR, or use model.weights=random."
         ) from error
     if on_hub is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import yaml
 
 from harness.data import lay_out, open_data
 from harness.datasets.beir import Beir
@@ -301,3 +302,16 @@ def test_what_is_refused_is_not_repeated_with_its_secret(tmp_path, asked):
     planted.words.append(password)
     planted.environment["what was typed"] = password
     planted.assert_in_none_of(stdout=done.stdout, stderr=done.stderr, files=written(tmp_path))
+
+
+UNPINNED = {"minilm": "whose package would not be asked for a revision", "perceiver": "whose commit is not known"}
+
+
+def test_every_model_of_the_hub_is_pinned_by_a_commit():
+    sources = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "conf/model").glob("*.yaml"))}
+    revisions = {name: node["revision"] for name, node in sources.items() if "/" in str(node.get("source")) and "revision" in node}
+    assert len(revisions) > 20
+    assert {name for name, revision in revisions.items() if revision is None} == set(UNPINNED)
+    pinned = [revision for revision in revisions.values() if revision is not None]
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in pinned)
+    assert len(set(pinned)) == len(pinned), "none was copied from another model"
