@@ -260,7 +260,7 @@ def _series(records: Mapping[int, Record], min_recall: float) -> Iterator[tuple[
                 found[size] = total
         return found
 
-    yield "load_s", "insert, build and ready", of(("insert_s", "build_s", "ready_s"))
+    yield "load_s", "insert and build", of(("insert_s", "build_s"))
     yield "index_bytes", "index", of(("index_bytes",))
     yield "peak_rss_bytes", "process, source vectors included", of(("peak_rss_bytes",))
     yield "server_rss_bytes", "server", of(("server_rss_bytes",))

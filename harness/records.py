@@ -34,7 +34,7 @@ from harness.statistics import Unit
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a number's meaning or the layout changes; older records are refused, not guessed at."""
 
 Kind = Literal["embed", "search", "serve", "corpus"]

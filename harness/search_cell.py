@@ -145,7 +145,9 @@ class _Loaded:
 
     insert_s: float
     build_s: float
+    """From the last insertion until the store has proven that it is ready: many stores build after the call to build has returned."""
     ready_s: float
+    """The part of that after the call."""
     ready: Ready
 
 
@@ -176,9 +178,9 @@ def _load(
         insert_s += seconds
         give_back(vectors)
         report(min(1.0, (first + step) / len(vectors)))
-    build_s, _ = seconds_of(store.build)
+    call_s, _ = seconds_of(store.build)
     ready_s, ready = seconds_of(lambda: store.wait_ready(rows=len(vectors), deadline_s=deadline_s))
-    return _Loaded(insert_s, build_s, ready_s, ready)
+    return _Loaded(insert_s, call_s + ready_s, ready_s, ready)
 
 
 @contextmanager

@@ -333,9 +333,9 @@ def test_rule_05_insert_build_and_search_are_timed_apart(vectors, tmp_path, monk
     for name, wait in waits.items():
         monkeypatch.setattr(WatchedStore, name, slowed_down(getattr(WatchedStore, name), wait))
     result = cells.measured("search", cells.search_spec(vectors), tmp_path / "cell").result
-    assert 0.02 <= result["insert_s"] < result["build_s"] < result["ready_s"]
-    assert result["build_s"] >= 0.03
+    assert 0.02 <= result["insert_s"] < result["ready_s"] < result["build_s"]
     assert result["ready_s"] >= 0.04
+    assert result["build_s"] >= 0.07, "a store that builds after the call has returned has not built at once"
 
 
 # ------------------------------------------------------------------------------------- 6: percentiles need samples

@@ -9,7 +9,7 @@ from harness.report.figures.parts import Figure, Named, columns
 from harness.report.rows import CELL, FILTER, INDEX, SEARCH, TARGET, K, Row, Section
 from harness.report.units import interval, number, share
 
-_BUILDING = ("insert_s", "build_s", "ready_s")
+_BUILDING = ("insert_s", "build_s")
 
 
 def search_parts(section: Section) -> list[Figure]:
@@ -60,7 +60,7 @@ def _search_shares(row: Row) -> tuple[float, float, float]:
 
 
 def build_time(section: Section) -> list[Figure]:
-    """Return how long each index takes to fill, to build and to become ready."""
+    """Return how long each index takes to fill, and to build until it is ready."""
     cells = list({row["key"]: row for row in section.search if any(row[name] is not None for name in _BUILDING)}.values())
     best = {row["key"] for row in section.search if id(row) in section.near}
     rows = sorted(cells, key=lambda row: row["key"] not in best)[:BARS] if len(cells) > BARS else cells
@@ -73,5 +73,5 @@ def build_time(section: Section) -> list[Figure]:
         told=lambda row, name: f"{number(name, row[name])} s {interval(name, *(row[column] for column in columns(name)))}",
     )
     totals = [f"{sum(row[name] or 0.0 for name in _BUILDING):,.3g} s" for row in rows]
-    caption = "The whole corpus inserted, the index built, and the wait until the store itself says that it is ready."
+    caption = "The whole corpus inserted, and the index built until the store itself says that it is ready."
     return [bars(rows, Named(rows, CELL, INDEX), totals, stacks, setting="", title="time (s)", caption=caption + left_out(rows, cells))]
