@@ -171,6 +171,7 @@ def search_cell(job: Job, data: Data, data_folder: Path, weights: Weights, engin
         "kind": "search",
         "settings": settings,
         "recipe": common.recipe,
+        "neighbours": data.labels.get("neighbours"),  # given ones are the ground truth, so that recall depends on them
         "source": source_of(modules),
         "versions": versions_used_by(modules),
         "surroundings": common.surroundings,

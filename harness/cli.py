@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         _complain([str(error)])
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; what was measured is kept, the same command goes on from there", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(str(stopped) or "interrupted; what was measured is kept, the same command goes on from there", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()

@@ -113,6 +113,11 @@ class Corpus:
             self._loaded = load(self._spec)
         return self._loaded
 
+    def weights(self) -> str:
+        """Return the SHA-256 over the loaded weights."""
+        model, _ = self.start()
+        return model.fingerprint()
+
     def embed(self, numbers: Sequence[int]) -> Iterator[Part]:
         """Yield the vectors of some documents, a run of whole batches, batch by batch."""
         model, _ = self.start()

@@ -41,7 +41,6 @@ def measure(spec: Mapping[str, Any], folder: Path, report: Report) -> None:
     several = AUDITED[data.modality]
     distinct = list(dict.fromkeys(data.corpus[i] for i in numbers[: 8 * several]))[:several]
     caveats = audit(*corpus.start(), [decode(data.modality, item) for item in distinct], asked=spec["dtype"])
-    corpus.release()
     kept = 0
 
     def keep(part: Part) -> None:

@@ -78,7 +78,8 @@ class Engine:
         self._done = set(plan.existing | plan.skips_on_record)
         self._out_of_memory: dict[str, int] = {}
         """The smallest batch that did not fit into memory in this run, by all else that a cell is."""
-        self._failed_recipes: dict[str, HarnessError] = {}
+        self._failed_recipes: dict[tuple[str, str], HarnessError] = {}
+        """Why vectors could not be made, by recipe and device: another device may have the memory that one lacks."""
         self._left_to_others: list[Planned] = []
         """Jobs with a cell that another run was measuring when its turn came."""
         self._other_work: float | None = None
@@ -108,7 +109,7 @@ class Engine:
             return
         busy = False
         for cell in planned.cells(self._outcomes):  # of a curve of batch sizes the next cell is decided on when the last one is measured
-            if cell.key in self._done:
+            if cell.key in self._done and not self._on_another_device(cell):
                 continue
             if self._too_large(cell) or self._measure(cell, wait=wait):
                 self._done.add(cell.key)
@@ -124,6 +125,13 @@ class Engine:
         for planned in self._left_to_others:
             self.run(planned, wait=True)
         self._left_to_others.clear()
+
+    def _on_another_device(self, cell: Cell) -> bool:
+        """Say whether a search cell came to nothing because one device could not make its vectors, and this job has another."""
+        failed = {device for recipe, device in self._failed_recipes if recipe == cell.recipe}
+        record = self.records.get(cell.key)
+        lacking = cell.kind == "search" and record is not None and record.status != "ok"
+        return lacking and bool(failed) and cell.job.device not in failed
 
     def _skip(self, planned: Planned) -> None:
         """Record a combination that the store or the device cannot do."""
@@ -211,9 +219,11 @@ class Engine:
         """
         known = self._plan.known.get(cell.key)
         before = self._plan.since if cell.job.fresh else known.started_at if known is not None else ""
+        if cell.key in self.records:  # of this run, which is here again for a reason
+            before = max(before, self.records[cell.key].started_at)
         found = [record for record in newest(scan(self._plan.folder, cell.key)[0]) if record.started_at > before]
         self.records |= {record.key: record for record in found}
-        return cell.key in self.records
+        return bool(found)
 
     def _write(self, record: Record) -> None:
         with self._writing():
@@ -285,8 +295,9 @@ class Engine:
         """Return the folder of the vectors that this cell's model makes of its data, making them first if need be."""
         if cell.job.dataset.modality == "vectors":
             return cell.data_folder
-        if cell.recipe in self._failed_recipes:
-            raise self._failed_recipes[cell.recipe]
+        made_by = cell.recipe, cell.job.device
+        if made_by in self._failed_recipes:
+            raise self._failed_recipes[made_by]
         found = cache.sound("vectors", cell.recipe)
         if found is not None:
             return found
@@ -300,28 +311,22 @@ class Engine:
         try:
             found = cache.get("vectors", cell.recipe, make)
         except HarnessError as error:
-            self._failed_recipes[cell.recipe] = error
-            if not any(path.is_dir() for path in shards.glob("*")):  # nothing for the next run to go on from
+            if any(path.is_dir() for path in shards.glob("*")):
+                said = f"{error}; the shards that were made are kept, the same command goes on from there"
+                error = CellError(said, status=error.status if isinstance(error, CellError) else "failed")
+            else:  # nothing for the next run to go on from
                 shutil.rmtree(shards, ignore_errors=True)
-            raise
+            self._failed_recipes[made_by] = error
+            raise error from None
         shutil.rmtree(shards, ignore_errors=True)
         return found
 
     def _truth(self, cell: Cell, vectors: Path, data: Data, below: int | None) -> Path:
-        content = json.loads((vectors / "vectors.json").read_text())["fingerprint"]
         k = max(TRUTH_K, *cell.job.k)
-        key = fingerprint.digest(
-            {
-                "vectors": content,
-                "k": k,
-                "metric": cell.job.metric,
-                "below": below,
-                "source": fingerprint.source_of(["harness.truth"]),
-            }
-        )
+        key = truth.key_of(vectors, k=k, metric=cell.job.metric, below=below)
         threads, device = cell.job.threads, cell.job.device if cell.job.device.startswith("cuda") else "cpu"
         spec = {"vectors": str(vectors), "k": k, "metric": cell.job.metric, "below": below}
-        spec |= {"key": key[:32], "threads": threads, "device": device}
+        spec |= {"key": key, "threads": threads, "device": device}
         cost = truth.Cost(len(data.queries), len(data.corpus), cell.job.model.dim)
         timeout_s = max(cell.job.timeout_s, 20 * cost.seconds(threads, device))
 
@@ -330,8 +335,8 @@ class Engine:
                 self._progress.say(cost.words(threads, device))
             self._servers(cell)[0].run("harness.truth:make_truth", spec, folder, timeout_s=timeout_s, report=self._progress.stage)
 
-        found = cache.get("truth", key[:32], make)
-        truth.forget_parts(key[:32])
+        found = cache.get("truth", key, make)
+        truth.forget_parts(key)
         return found
 
     # ---------------------------------------------------------------------------------- the processes

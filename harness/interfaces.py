@@ -353,6 +353,9 @@ class CorpusWork(Protocol):
     def start(self) -> Any:
         """Load the model, unless it is loaded; `embed` does so too."""
 
+    def weights(self) -> str:
+        """Return the SHA-256 over the weights, loading the model first, unless it is loaded."""
+
     def embed(self, numbers: Sequence[int]) -> Iterator[Part]:
         """Yield the vectors of some documents, batch by batch in their order; these are to be whole batches of `numbers`."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import DataError, HarnessError
-from harness.records import RecordError, from_json, write_atomically
+from harness.records import RecordError, from_json, text_of, write_atomically
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def merge(folders: Sequence[Path], into: Path) -> Merged:
     for path in (path for folder in folders for path in sorted((folder / "records").glob("*.json"))):
         try:
             content = path.read_bytes()
-            from_json(content.decode())
+            from_json(text_of(content))
             samples = _samples_beside(path)
         except (RecordError, OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
             left_out.append((path, str(error)))

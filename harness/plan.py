@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from harness import cache, fingerprint, knee
-from harness.cells import Cell, embed_cell, place_of, search_cell
+from harness.cells import TRUTH_K, Cell, embed_cell, place_of, search_cell
 from harness.churn_cell import LEAST_SEEN, rows_taken_out
 from harness.data import open_data, prepare
 from harness.errors import DataError, SettingsError, WeightsError
 from harness.fingerprint import digest
 from harness.interfaces import Data, Identified, Store, Weights
 from harness.records import Record, newest, now, read_all, write_atomically
+from harness.search_cell import parts_of
 from harness.settings import Composer, Job, compose_job, composing, expand, with_sweep
-from harness.truth import Cost
+from harness.truth import Cost, key_of
 
 _GFLOP_PER_S_PER_CORE = 50.0
 """What fp32 inference of small transformers reaches on one core of a present server, for estimates only."""
@@ -84,7 +85,9 @@ class Plan:
     known: Mapping[str, Record]
     """The newest record of each key in the folder; empty where everything is to be measured again."""
     estimates: dict[str, float]
-    """Seconds by cell key, and by recipe for the vectors and the ground truth still to be made."""
+    """Seconds by cell key, and by recipe for the vectors still to be made."""
+    truths: Mapping[str, Mapping[str, float]]
+    """The ground truth still to be made, by key of the search cells that need it: seconds by what tells it from others."""
     budget_note: str | None = None
     skips_on_record: frozenset[str] = frozenset()
     """Keys of combinations that are recorded as skipped already."""
@@ -144,7 +147,9 @@ class Plan:
         if not missing:
             return 0.0
         recipes = {cell.recipe for cell in missing if cell.kind == "search"}
-        return _START_S + sum(self.estimates[cell.key] for cell in missing) + sum(self.estimates.get(recipe, 0.0) for recipe in recipes)
+        made = sum(self.estimates[cell.key] for cell in missing) + sum(self.estimates.get(recipe, 0.0) for recipe in recipes)
+        found = {name: seconds for cell in missing for name, seconds in self.truths.get(cell.key, {}).items()}
+        return _START_S + made + sum(found.values())
 
     @property
     def folder(self) -> Path:
@@ -261,7 +266,7 @@ def _planned(jobs: Sequence[Job], *, alone: bool, since: str, share: float | Non
         raise SettingsError(list(wrong))
     impossible = {one.skip.key for one in planned if one.job.unsupported}  # a batch skipped for want of memory is tried again
     skips = frozenset(record.key for record in newest(records) if record.status == "skipped" and record.key in impossible)
-    return Plan(tuple(planned), known, estimates, note, skips, since, share)
+    return Plan(tuple(planned), known, estimates, cells.truths, note, skips, since, share)
 
 
 class _Naming:
@@ -283,7 +288,7 @@ class _Cells:
         self._speed, self._estimates = speed, estimates
         self._embed: dict[tuple[Any, ...], Cell] = {}
         self._search: dict[tuple[Any, ...], Cell] = {}
-        self._recipes: set[str] = set()
+        self.truths: dict[str, dict[str, float]] = {}
 
     def embed(self, about: tuple[Any, ...], job: Job, data: Data, folder: Path, weights: Weights) -> Cell:
         """Return the embed cell of a job, which `about` tells from others."""
@@ -297,11 +302,15 @@ class _Cells:
         if about not in self._search:
             self._search[about] = cell = search_cell(job, data, folder, weights, engine)
             self._estimates[cell.key] = _search_seconds(job, len(data.corpus))
-            if cell.recipe not in self._recipes:
-                self._recipes.add(cell.recipe)
-                if cache.find("vectors", cell.recipe) is None:
-                    seconds_per_item = 0.0 if job.dataset.modality == "vectors" else self._seconds_per_item(cell)
-                    self._estimates[cell.recipe] = _vectors_seconds(job, len(data.corpus), len(data.queries), seconds_per_item)
+            given = job.dataset.modality == "vectors"
+            vectors = folder if given else cache.find("vectors", cell.recipe)
+            if vectors is None:
+                self._estimates[cell.recipe] = (len(data.corpus) + len(data.queries)) * self._seconds_per_item(cell)
+            self.truths[cell.key] = {
+                f"{cell.recipe} {name}": seconds
+                for (name, below), seconds in _truth_seconds(job, len(data.corpus), len(data.queries)).items()
+                if vectors is None or cache.find("truth", key_of(vectors, k=max(TRUTH_K, *job.k), metric=job.metric, below=below)) is None
+            }
         return self._search[about]
 
     def _seconds_per_item(self, cell: Cell) -> float:
@@ -356,11 +365,14 @@ def _seconds_per_item(job: Job, speed: dict[tuple[str, str], float], device: str
     return measured if measured is not None else job.model.gflop_per_item / rate
 
 
-def _vectors_seconds(job: Job, rows: int, queries: int, seconds_per_item: float) -> float:
-    """Embed the corpus and the queries, then find the true neighbours, among the rows that each filter lets through too."""
-    shares = dict.fromkeys([None, *job.filter])
-    work = Cost(queries, rows, job.model.dim).guess(job.threads) * sum(1.0 if share is None else share for share in shares)
-    return (rows + queries) * seconds_per_item + work
+def _truth_seconds(job: Job, rows: int, queries: int) -> dict[tuple[str, int | None], float]:
+    """Return how long the ground truth takes among all rows and among those of each filter, by name and the part it is below."""
+    whole = Cost(queries, rows, job.model.dim).guess(job.threads)
+    k = max(TRUTH_K, *job.k)
+    return {
+        (f"{job.metric} {k} {share}", parts_of(share)): whole * (1.0 if share is None else share)
+        for share in dict.fromkeys((None, *job.filter))
+    }
 
 
 def _embed_seconds(job: Job, seconds_per_item: float) -> float:
@@ -448,17 +460,20 @@ def _within_budget(jobs: list[Job]) -> tuple[list[Job], float | None, str | None
 
     def total(factor: float) -> float:
         vectors: dict[str, float] = {}
+        truths: dict[str, float] = {}
         cells: dict[str, float] = {}
         for job, (recipe, embed, search) in measured:
             rows = _shrunk(job, factor)
             cells[f"{search} {rows}"] = _search_seconds(job, rows)
-            item = 0.0 if job.dataset.modality == "vectors" else _seconds_per_item(job, {}, job.device)
-            vectors.setdefault(f"{recipe} {rows}", _vectors_seconds(job, rows, job.dataset.queries, item))  # for the first that needs them
+            for (name, _), seconds in _truth_seconds(job, rows, job.dataset.queries).items():
+                truths[f"{recipe} {rows} {name}"] = seconds
             if job.dataset.modality == "vectors":  # there is nothing to embed
                 continue
+            item = _seconds_per_item(job, {}, job.device)
+            vectors.setdefault(f"{recipe} {rows}", (rows + job.dataset.queries) * item)  # made for the first job that needs them
             for size in batch_sizes(job, rows):  # of a curve all that may be needed
                 cells[f"{embed} {rows} {size}"] = _embed_seconds(replace(job, batch_size=size), item)
-        return _START_S + sum(vectors.values()) + sum(cells.values())
+        return _START_S + sum(vectors.values()) + sum(truths.values()) + sum(cells.values())
 
     if total(1.0) <= budget:
         return jobs, None, None

@@ -7,7 +7,7 @@ they are handed over in order.
 
 The items themselves do not travel: workers read them from the cache's folder, where the weights are too, so a cluster's machines need to
 see the same one ($HARNESS_CACHE on a shared file system), and to have this package and the model's libraries installed: a worker that has
-other source or other versions than the process that asks refuses to start.
+other source, other versions or other weights than the process that asks refuses to start.
 
 What is started here listens on loopback only, has no dashboard, reports no usage, and keeps its files in a folder of its own, which
 goes with it. Ray is imported in this file and in no other.
@@ -150,12 +150,13 @@ class RayData:
             "seconds": 0.0,
         }
         if missing:
+            made_with = _made_with(work)
             work.release()
             began = ended = 0.0
             hosts = set()
             with self._cluster(kind, threads, work.dim) as ray:
                 about["ray"] = str(ray.__version__)
-                for made in self._made(ray, work, {number: runs[number] for number in missing}, kind, threads):
+                for made in self._made(ray, work, {number: runs[number] for number in missing}, kind, threads, made_with):
                     stored.keep(made["shard"], made["body"])
                     ended = time.time()
                     began = min(began, made["began"]) if began else made["began"]
@@ -208,7 +209,9 @@ class RayData:
     def _where(self) -> str:
         return "a cluster on this machine" if self.address is None else f"the cluster at engine.address={self.address}"
 
-    def _made(self, ray: Any, work: CorpusWork, runs: Mapping[int, Sequence[int]], kind: str, threads: int) -> Iterator[Mapping[str, Any]]:
+    def _made(
+        self, ray: Any, work: CorpusWork, runs: Mapping[int, Sequence[int]], kind: str, threads: int, made_with: Mapping[str, str]
+    ) -> Iterator[Mapping[str, Any]]:
         """Yield the shards as they are made, in any order."""
         import pyarrow as pa
 
@@ -225,7 +228,7 @@ class RayData:
             made = ray.data.from_arrow(blocks).map_batches(
                 _Worker,
                 # A worker sees its own GPU alone.
-                fn_constructor_args=(work.elsewhere("cuda:0" if kind == "cuda" else kind), _made_with(work)),
+                fn_constructor_args=(work.elsewhere("cuda:0" if kind == "cuda" else kind), made_with),
                 batch_size=1,  # a row is a shard
                 batch_format="pyarrow",
                 compute=pool,
@@ -238,9 +241,7 @@ class RayData:
             for table in made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                 yield from table.to_pylist()
         except (ray.exceptions.RayError, OSError) as error:
-            raise HarnessError(
-                f"engine=ray: a worker failed: {_said(error)}; what was made is kept, the same command goes on from there"
-            ) from error
+            raise HarnessError(f"engine=ray: a worker failed: {_said(error)}") from error
 
 
 class _Worker:
@@ -255,7 +256,6 @@ class _Worker:
                 f"{platform.node()} has other source or versions of {named} than the machine that asks; install the same there"
             )
         self._work = work
-        work.start()
 
     def __call__(self, table: Any) -> Any:
         """Embed one shard; the times are the wall clock's, because workers may be on several machines."""
@@ -272,8 +272,8 @@ class _Worker:
 
 
 def _made_with(work: CorpusWork) -> dict[str, str]:
-    """Return what this process would make vectors with: the source of each module, and the version of each library."""
-    return {**source_of(work.modules), **versions_used_by(work.modules)}
+    """Return what this process would make vectors with, loading the model: source of modules, versions of libraries, and the weights."""
+    return {**source_of(work.modules), **versions_used_by(work.modules), "the model's weights": work.weights()}
 
 
 @contextmanager

@@ -156,6 +156,11 @@ def from_json(text: str) -> Record:
         raise RecordError(f"not a whole record ({error})") from error
 
 
+def text_of(content: bytes) -> str:
+    """Return the text of a record's file, whatever ends its lines: git can be told to change that on checkout, which damages nothing."""
+    return content.decode().replace("\r\n", "\n")
+
+
 def _measured(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
     """Return figures as `Measured`; of the dozens in a record each with exactly its fields is filled at once and not field by field."""
     found = {}
@@ -262,7 +267,7 @@ def scan(folder: Path, key: str | None = None) -> tuple[list[Record], list[tuple
     with uncollected():
         for path in sorted((folder / "records").glob("*.json" if key is None else f"{key}-*.json")):
             try:
-                found.append(from_json(path.read_bytes().decode().replace("\r\n", "\n")))
+                found.append(from_json(text_of(path.read_bytes())))
             except (RecordError, UnicodeDecodeError, OSError) as error:
                 left_out.append((path, str(error)))
     return sorted(found, key=lambda record: record.started_at), left_out

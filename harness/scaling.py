@@ -12,10 +12,12 @@ import json
 import logging
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -23,10 +25,10 @@ from rich.table import Table
 
 from harness import fingerprint, machine_lock
 from harness.cells import Cell, embed_spec, environment
-from harness.corpus import Corpus
+from harness.corpus import CANONICAL_BATCH, Corpus
 from harness.data import open_data
 from harness.engine import _BESIDE
-from harness.errors import SettingsError
+from harness.errors import HarnessError, SettingsError
 from harness.plan import make_plan
 from harness.progress import Progress, console
 from harness.records import SCHEMA_VERSION, Measured, Record, now, write
@@ -65,7 +67,7 @@ def run(
     Raises
     ------
     harness.errors.HarnessError
-        When something asked for cannot be, or a worker fails.
+        When something asked for cannot be, or a worker fails; two rounds that were whole by then, or more, are kept.
     """
     counts = _counts(workers)
     if repeats < 2:
@@ -80,21 +82,57 @@ def run(
     items = planned.documents if items is None else items
     if not 1 <= items <= planned.documents:
         raise SettingsError(f"--items must be in [1, {planned.documents}], got {items}")
+    batch = CANONICAL_BATCH[job.dataset.modality]
+    if items < (least := SHARDS_EACH * batch * max(counts)):
+        raise SettingsError(
+            f"--items must be at least {least} for {max(counts)} workers, {SHARDS_EACH} shards of {batch} documents for each, got {items}: "
+            "with fewer some have nothing to do; raise dataset.corpus, or lower --workers"
+        )
+    share = 1 if node.get("address") else max(counts)  # on a cluster each worker has a machine's threads, as in a run
     settings = {
         "items": items,
         "repeats": repeats,
-        "threads_each": node["threads"] or max(1, job.threads // max(counts)),
-        "shard_items": max(1, min(node["shard_items"], items // (SHARDS_EACH * max(counts)))),
+        "threads_each": node["threads"] or max(1, job.threads // share),
+        "shard_items": min(node["shard_items"], items // (SHARDS_EACH * max(counts))),
     }
+    _check_writable(job.folder)
     started_at, began = now(), time.monotonic()
-    rounds = _rounds(cell, node, counts, settings)
-    records = _records(cell, node, rounds, settings, started_at=started_at, duration_s=time.monotonic() - began)
-    for record in records:
-        write(record, job.folder)
+    rounds: dict[int, list[Mapping[str, Any]]] = {count: [] for count in counts}
+    stopped: BaseException | None = None
+    try:
+        _measure(rounds, cell, node, settings)
+    except (HarnessError, KeyboardInterrupt) as error:
+        stopped = error
+    whole = min(map(len, rounds.values()))
+    if stopped is not None and whole < 2:
+        if isinstance(stopped, KeyboardInterrupt):
+            raise KeyboardInterrupt("interrupted before two rounds were whole, so that nothing is kept") from None
+        raise stopped
+    rounds = {count: each[:whole] for count, each in rounds.items()}
+    records = _records(cell, node, rounds, settings | {"repeats": whole}, started_at=started_at, duration_s=time.monotonic() - began)
     out = Console()
     _show(records, out)
+    try:
+        for record in records:
+            write(record, job.folder)
+    except OSError as error:
+        raise HarnessError(f"{job.folder} cannot be written: {error.strerror or error}; free space or choose another results=") from error
     out.print(f"\n{write_reports(job.folder)['html']} has them beside what else was measured there", highlight=False, soft_wrap=True)
+    if isinstance(stopped, KeyboardInterrupt):
+        raise KeyboardInterrupt(f"interrupted; the {whole} rounds that were whole are kept") from None
+    if stopped is not None:
+        raise stopped
     return records
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out before anything is measured that it could not be written down."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingsError(f"results={folder.parent} cannot be written ({error.strerror or error}); choose another results=") from error
 
 
 def _counts(words: str) -> list[int]:
@@ -104,11 +142,10 @@ def _counts(words: str) -> list[int]:
     return sorted({1, *map(int, parts)})
 
 
-def _rounds(cell: Cell, node: Mapping[str, Any], counts: Sequence[int], settings: Mapping[str, Any]) -> dict[int, list[Mapping[str, Any]]]:
-    """Return what each number of workers came to in each round."""
+def _measure(found: dict[int, list[Mapping[str, Any]]], cell: Cell, node: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Add what each number of workers comes to in each round."""
     job = cell.job
-    order, shuffle = list(counts), random.Random(job.seed)
-    found: dict[int, list[Mapping[str, Any]]] = {count: [] for count in counts}
+    order, shuffle = list(found), random.Random(job.seed)
     engine = {**node, "threads": settings["threads_each"], "shard_items": settings["shard_items"]}
     spec = {**embed_spec(cell), "weights": asdict(job.model.fetch(cell.weights)), "items": settings["items"]}
     with Progress(0.0, console())() as progress, workspace() as folder:
@@ -131,7 +168,6 @@ def _rounds(cell: Cell, node: Mapping[str, Any], counts: Sequence[int], settings
                     found[count].append(json.loads((own / "result.json").read_text()))
                     shutil.rmtree(own, ignore_errors=True)
                     progress.done("measured")
-    return found
 
 
 def _records(

@@ -29,6 +29,7 @@ import numpy as np
 
 from harness import cache
 from harness.errors import AuditError
+from harness.fingerprint import digest, source_of
 from harness.groundtruth import exact_neighbours, merged
 from harness.interfaces import Ids, Metric, Vectors
 from harness.metrics.recall import recall_at_k
@@ -93,6 +94,21 @@ class Cost:
             f"ground truth: {self.queries:,} queries × {self.rows:,} rows × {self.dim:,} dimensions = {self.multiply_adds:.1e} "
             f"multiply-adds, about {in_words(self.seconds(threads, device))}"
         )
+
+
+def key_of(vectors: Path, *, k: int, metric: Metric, below: int | None) -> str:
+    """Return the name under which ground truth is kept: of what vectors it is, what was asked, and what finds it.
+
+    Parameters
+    ----------
+    vectors : Path
+        A folder with corpus, queries and ``vectors.json``.
+    k, metric, below
+        See `make_truth`.
+    """
+    about = json.loads((vectors / "vectors.json").read_text())
+    found = {"vectors": about["fingerprint"], "neighbours": about.get("neighbours"), "k": k, "metric": metric, "below": below}
+    return digest({**found, "source": source_of([__name__])})[:32]
 
 
 def make_truth(spec: Mapping[str, Any], folder: Path, report: Report) -> None:

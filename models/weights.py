@@ -102,6 +102,9 @@ def locate(
     if on_hub is not None:
         return Weights("pretrained", source, None, on_hub, on_hub, note="to be downloaded from the hub")
     wanted = f"no local copy of {source}" + (f", package {package} not installed" if package and revision is None else "")
+    if revision is not None:
+        other = _cached(source, None) is not None
+        wanted += f" at model.revision={revision}" + (", but one of another revision, which model.revision=null takes" if other else "")
     why = f"{wanted}, and the model hub cannot be reached ({reason})"
     if choice == "pretrained":
         install = f", `pip install {package.replace('_', '-')}`" if package and revision is None else ""

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from harness import cache, engine, fingerprint, machine_lock
 from harness.data import open_data
-from harness.errors import HarnessError
+from harness.errors import CellError, HarnessError
 from harness.plan import make_plan
 from harness.progress import Progress
 from harness.records import SCHEMA_VERSION, now, read_all, to_json, write
@@ -103,6 +103,26 @@ def test_vectors_that_could_not_be_made_are_not_tried_again_for_each_index(harne
     done = harness("-m", *WATCHED, "index=flat,hnsw,ivf_flat", f"model.log={log}", "model.trouble=wrong_dim")
     assert done.returncode == 1
     assert len(loads(log)) == 3  # memory, the first replicate (whose audit fails), the vectors once
+
+
+def test_vectors_that_one_device_could_not_make_are_made_on_the_other_one_that_was_asked_for(made, monkeypatch):
+    """A search cell is the same whatever device made its vectors; nobody tries a device twice."""
+    plan, running = made
+    tried = []
+
+    class Small:
+        def run(self, task, spec, folder, **_):
+            tried.append(spec["device"])
+            raise CellError("memory ran out", status="oom")
+
+    [planned] = plan.jobs
+    monkeypatch.setattr(cache, "sound", lambda kind, key: None)
+    monkeypatch.setattr(running, "_servers", lambda cell: [Small()])
+    for device in ("cuda:0", "cuda:0", "cuda:1", "cuda:0", "cuda:1"):
+        search = replace(planned.search, job=replace(planned.job, device=device))
+        running.run(replace(planned, job=search.job, curve=(), search=search))
+    assert tried == ["cuda:0", "cuda:1"]
+    assert [record.status for record in read_all(plan.folder)] == ["oom", "oom"]
 
 
 def test_a_run_waits_while_another_measures_on_this_machine_and_does_not_count_the_time(tmp_path, shared_cache):

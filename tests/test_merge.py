@@ -42,6 +42,13 @@ def test_a_folder_can_be_merged_into_one_that_has_records(tmp_path):
     assert records.read_all(both) == [earlier, later]
 
 
+def test_line_ends_that_git_has_changed_are_no_damage(tmp_path):
+    path = records.write(example(), tmp_path / "one")
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert merge([tmp_path / "one"], tmp_path / "both").left_out == ()
+    assert records.read_all(tmp_path / "both") == records.read_all(tmp_path / "one")
+
+
 def damaged_json(path):
     text = path.read_text()
     assert text.count('"status": "ok"') == 1

@@ -92,8 +92,8 @@ class Here(RayData):
     def _cluster(self, kind, threads, dim):
         yield SimpleNamespace(__version__="none")
 
-    def _made(self, ray, work, runs, kind, threads):
-        worker = _Worker(pickle.loads(pickle.dumps(work.elsewhere(kind))), _made_with(work))
+    def _made(self, ray, work, runs, kind, threads, made_with):
+        worker = _Worker(pickle.loads(pickle.dumps(work.elsewhere(kind))), made_with)
         for count, (number, run) in enumerate(reversed(runs.items())):
             if count == self.stops_after:
                 raise HarnessError("killed")
@@ -149,7 +149,7 @@ def test_a_worker_with_other_source_or_libraries_than_who_asks_names_its_machine
     here = _made_with(work)
     assert {"harness.corpus", "harness.embed_cell", "tests.plugins.parts", "numpy"} <= set(here)
     _Worker(work.elsewhere("cpu"), here)
-    for unlike in ({"numpy": "1.0"}, {"tests.plugins.parts": "0" * 64}, {"only-there": "1.0"}):
+    for unlike in ({"numpy": "1.0"}, {"tests.plugins.parts": "0" * 64}, {"only-there": "1.0"}, {"the model's weights": "1" * 64}):
         with pytest.raises(HarnessError, match=rf"{platform.node()} has other source or versions of {next(iter(unlike))} than"):
             _Worker(work.elsewhere("cpu"), here | unlike)
 
@@ -413,7 +413,18 @@ def test_a_run_by_the_command_line_says_who_made_the_vectors_and_needs_no_other_
 @needs_ray
 @pytest.mark.slow
 def test_scaling_is_measured_against_one_worker_of_the_same_round(tmp_path, shared_cache):
-    asked = ["scaling", "engine=ray", "model=hashed_words", "model.slow_s=0.05", "dataset=sentences", "--workers", "2", "--repeats", "3"]
+    asked = [
+        "scaling",
+        "engine=ray",
+        "model=hashed_words",
+        "model.slow_s=0.05",
+        "dataset=sentences",
+        "dataset.corpus=512",
+        "--workers",
+        "2",
+        "--repeats",
+        "3",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "harness", *asked, "--config-dir", str(PLUGINS)],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env=own_environment(shared_cache),

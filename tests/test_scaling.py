@@ -9,7 +9,9 @@ from harness.records import read_all
 from tests.conftest import PLUGINS
 from tests.plugins.imagined import EXPONENT, SECONDS_AN_ITEM
 
-ASKED = ["model=hashed_words", "dataset=sentences", "engine=imagined", "threads=8"]
+DOCUMENTS = 8 * 32 * 4
+"""The least that four workers are measured with: eight shards of a batch for each."""
+ASKED = ["model=hashed_words", "dataset=sentences", f"dataset.corpus={DOCUMENTS}", "engine=imagined", "threads=8"]
 
 
 def run(*overrides, **options):
@@ -41,8 +43,8 @@ def test_workers_have_as_many_threads_and_shards_of_the_same_size_whatever_their
     made_by = [one for record in found for one in record.environment["made_by"]]
     assert len(made_by) == 9
     assert {one["threads_each"] for one in made_by} == {2}, "8 threads for the most workers, 4"
-    assert {one["shard_items"] for one in made_by} == {120 // (8 * 4)}
-    assert {one["items"] for one in made_by} == {120}
+    assert {one["shard_items"] for one in made_by} == {32}
+    assert {one["items"] for one in made_by} == {DOCUMENTS}
 
 
 def test_workers_of_one_machine_say_that_they_share_it(records):
@@ -84,6 +86,49 @@ def test_what_the_key_is_made_of_tells_backends_sources_and_exclusiveness_apart(
     assert beside.key != first.key
 
 
+def test_on_a_cluster_a_worker_has_a_machines_threads_as_in_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = [one for one in ASKED if not one.startswith("engine")]
+    seen = []
+    monkeypatch.setattr(scaling, "_measure", lambda found, cell, node, settings: seen.append(settings["threads_each"]) or 1 / 0)
+    for address in ("null", "10.0.0.1:6379"):
+        with pytest.raises(ZeroDivisionError):
+            scaling.run([*asked, "engine=ray", f"engine.address={address}"], workers="4", config_dirs=[str(PLUGINS)])
+    assert seen == [2, 8]
+
+
+@pytest.mark.parametrize(("whole", "stop"), [(2, KeyboardInterrupt()), (2, CellError("a worker died")), (1, KeyboardInterrupt())])
+def test_rounds_that_were_whole_when_it_was_stopped_are_kept_where_there_are_two(whole, stop, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def measure(found, cell, node, settings):
+        for count, each in found.items():
+            each += [{"items": 100, "seconds": 10 / count, "machines": 1, "caveats": []}] * (whole + (count == 1))
+        raise stop
+
+    monkeypatch.setattr(scaling, "_measure", measure)
+    with pytest.raises(type(stop)) as raised:
+        run(workers="2", repeats=5)
+    kept = read_all(tmp_path / "results/default") if (tmp_path / "results/default/records").exists() else []
+    if whole < 2:
+        assert kept == []
+        assert "nothing is kept" in str(raised.value)
+        return
+    assert [(record.settings["workers"], record.settings["repeats"], record.metrics["corpus_per_s"].n) for record in kept] == [
+        (1, 2, 2), (2, 2, 2),
+    ]  # fmt: skip
+    assert "scaling efficiency" in capsys.readouterr().out
+    assert str(raised.value) in ("a worker died", "interrupted; the 2 rounds that were whole are kept")
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").write_text("a file where the folder should be")
+    monkeypatch.setattr(scaling, "_measure", lambda *_: pytest.fail("something was measured"))
+    with pytest.raises(SettingsError, match="results=results cannot be written"):
+        run(workers="1")
+
+
 def test_a_model_that_fails_its_audit_has_no_numbers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CellError, match=r"model\.dim=32 is declared, but the loaded model says 33") as raised:
@@ -99,7 +144,9 @@ def test_a_model_that_fails_its_audit_has_no_numbers(tmp_path, monkeypatch):
         ([], {"workers": "2,2"}, "--workers must be different whole numbers"),
         ([], {"workers": "0"}, "--workers must be different whole numbers"),
         ([], {"repeats": 1}, "--repeats must be a whole number of at least 2"),
-        ([], {"items": 121}, "--items must be in"),
+        ([], {"items": DOCUMENTS + 1}, "--items must be in"),
+        ([], {"items": 511}, "--items must be at least 512 for 2 workers, 8 shards of 32 documents for each, got 511"),
+        ([], {"workers": "8"}, "--items must be at least 2048 for 8 workers"),
         (["engine=local"], {}, "engine=local has no workers"),
     ],
 )

@@ -110,6 +110,7 @@ class VectorFiles:
     def materialise(self, folder: Path) -> Data:
         """Copy corpus, queries and neighbours as ``corpus.npy``, ``queries.npy`` and ``given.npy``, as a canonical pass leaves vectors."""
         caveats = []
+        neighbours = None
         with _contents(self._files) as found:
             held_out = None
             if found.queries is None:
@@ -134,13 +135,14 @@ class VectorFiles:
                 if len(given) < asked or given.min() < 0 or given.max() >= rows:
                     raise DataError(f"the neighbours of {self.path} are not those of {asked} queries among {rows} rows; leave them out")
                 np.save(folder / "given.npy", given)
+                neighbours = hashlib.sha256(given.tobytes()).hexdigest()
             elif found.neighbours is not None:
                 words = "The neighbours given are of the whole corpus; exact search replaced them."
                 if found.metric:
                     words += f" Nothing has compared metric with what the file says its distance is: {found.metric}."
                 caveats.append(Caveat("given_neighbours_unused", words))
             dim, metric = int(found.corpus.shape[1]), found.metric
-        describe(folder, dim=dim, fingerprint=contents.hexdigest())
+        describe(folder, dim=dim, fingerprint=contents.hexdigest(), neighbours=neighbours)
         return Data(
             modality="vectors",
             name=Path(self.path).name,
@@ -149,7 +151,12 @@ class VectorFiles:
             qrels=None,
             fingerprint=contents.hexdigest(),
             caveats=tuple(caveats),
-            labels={"source": str(self.path), "dim": dim, **({"distance": metric} if metric else {})},
+            labels={
+                "source": str(self.path),
+                "dim": dim,
+                **({"distance": metric} if metric else {}),
+                **({"neighbours": neighbours} if neighbours else {}),
+            },
         )
 
 
@@ -298,8 +305,8 @@ def write_rows(path: Path, shape: tuple[int, int], blocks: Iterable[NDArray[np.f
             contents.update(block)
 
 
-def describe(folder: Path, *, dim: int, fingerprint: str) -> None:
-    """Write ``vectors.json`` beside vectors that no model made, as a canonical pass leaves it."""
+def describe(folder: Path, *, dim: int, fingerprint: str, neighbours: str | None = None) -> None:
+    """Write ``vectors.json`` beside vectors that no model made, as a canonical pass leaves it; `neighbours` is a hash of given ones."""
     info = {"dim": dim, "parameters": 0, "missing_keys": [], "unexpected_keys": [], "dtype": "fp32", "max_tokens": None}
-    body = {"info": info, "fingerprint": fingerprint, "truncated_share": 0.0, "caveats": []}
+    body = {"info": info, "fingerprint": fingerprint, "truncated_share": 0.0, "caveats": [], "neighbours": neighbours}
     (folder / "vectors.json").write_text(json.dumps(body))

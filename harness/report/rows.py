@@ -407,7 +407,7 @@ def unfinished(rows: Iterable[Row]) -> list[Row]:
 def cell_name(row: Row) -> str:
     """Return what a cell is called outside its section."""
     parts: tuple[Part, ...] = (MODEL, INDEX, BUILD, STORE, VECTORS, METRIC, OTHER)
-    if row["kind"] != "search":
+    if row["kind"] in ("embed", "corpus"):
         parts = (MODEL, DEVICE, DTYPE, BATCH if row["kind"] == "embed" else WORKERS, OTHER)
     return f"{row['kind']}: {label(row, parts)} · {row['dataset'] or 'no dataset'}"
 

@@ -11,7 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 from harness.data import open_data, prepare
 from harness.datasets.vectors import VectorFiles
 from harness.errors import AuditError, DataError, SettingsError
-from harness.truth import make_truth
+from harness.plan import make_plan
+from harness.truth import key_of, make_truth
 from harness.vectors import open_truth
 
 RNG = np.random.default_rng(0)
@@ -111,6 +112,25 @@ def test_neighbours_of_their_own_file_are_read(tmp_path):
         assert np.array_equal(np.load(folder / "given.npy"), nearest())
 
 
+def test_given_neighbours_are_part_of_what_the_ground_truth_and_the_search_cell_are_kept_under(tmp_path, monkeypatch):
+    """Or a wrong one would be found again in the cache after its file has been left out."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    np.save(tmp_path / "c.npy", CORPUS)
+    np.save(tmp_path / "q.npy", QUERIES)
+    wrong = nearest().astype(np.int32)
+    wrong[3, 0] = next(i for i in range(500) if i not in wrong[3])
+    paths = [None, texmex(tmp_path / "n.ivecs", nearest().astype(np.int32)), texmex(tmp_path / "w.ivecs", wrong)]
+    asked = ["model=none", "dataset=vectors", f"dataset.path={tmp_path}/c.npy", f"dataset.queries_path={tmp_path}/q.npy", "store=exact",
+             "index=flat", "dataset.queries=40", "k=[10]", f"results={tmp_path}/results"]  # fmt: skip
+    cells = []
+    for path in paths:
+        given = [] if path is None else [f"dataset.neighbours_path={path}"]
+        cells += make_plan([*asked, *given], multirun=False).cells
+    assert len({cell.key for cell in cells}) == 3
+    assert len({key_of(cell.data_folder, k=100, metric="cosine", below=None) for cell in cells}) == 3
+    assert len({open_data(cell.data_folder).fingerprint for cell in cells}) == 1, "the vectors are the same"
+
+
 def test_without_a_file_of_queries_rows_are_held_out_and_not_searched_among(tmp_path):
     np.save(tmp_path / "c.npy", CORPUS)
     _, data, folder = made(tmp_path, path=str(tmp_path / "c.npy"), queries=50)
@@ -180,7 +200,8 @@ def test_what_was_laid_out_is_read_back(tmp_path, monkeypatch):
     folder = prepare(VectorFiles(path=path), {"_target_": "harness.datasets.vectors.VectorFiles", "path": path})
     data = open_data(folder)
     assert (len(data.corpus), len(data.queries), data.modality, data.query_modality) == (500, 40, "vectors", "vectors")
-    assert data.labels == {"source": path, "dim": 12, "distance": "angular"}
+    assert len(data.labels["neighbours"]) == 64
+    assert data.labels == {"source": path, "dim": 12, "distance": "angular", "neighbours": data.labels["neighbours"]}
     assert json.loads((folder / "vectors.json").read_text())["fingerprint"] == data.fingerprint
 
 

@@ -141,7 +141,12 @@ def test_the_hub_cache_gives_pretrained_weights_with_their_commit(tmp_path):
 def test_a_cached_commit_is_found_by_its_name_and_another_is_not(tmp_path):
     write_cache(tmp_path)
     assert locate("org/model", revision=COMMIT).kind == "pretrained"
-    assert locate("org/model", revision="f" * 40).kind == "random"
+    other = locate("org/model", revision="f" * 40)
+    assert other.kind == "random"
+    assert (
+        f"no local copy of org/model at model.revision={'f' * 40}, but one of another revision, which model.revision=null takes"
+        in other.note
+    )
 
 
 def test_a_cache_left_half_downloaded_is_not_taken(tmp_path):

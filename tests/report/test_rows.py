@@ -179,6 +179,20 @@ def test_only_settings_that_make_other_vectors_keep_points_apart(one, other, gro
     assert len(set(map(view.cell_name, rows))) == 2 or not other, "but all of them are told"
 
 
+def test_a_cell_of_each_kind_is_called_by_what_tells_it_from_others():
+    found = [
+        examples.embed("minilm", "docstrings", 8, 100.0, "e01"),
+        examples.search("minilm", "docstrings", "hnsw", (), "a01"),
+        replace(examples.search("minilm", "docstrings", "flat", (), "a02"), kind="serve"),
+        examples.workers(2, 93.3, 0.93, "w02"),
+    ]
+    names = {row["kind"]: view.cell_name(row) for row in view.plain(to_frame(found))}
+    assert "batch 8" in names["embed"]
+    assert "hnsw" in names["search"]
+    assert "flat" in names["serve"]
+    assert "workers 2" in names["corpus"]
+
+
 def test_the_weights_of_a_model_are_told_where_its_name_stands_for_several():
     other = dict(examples.MODELS["minilm"], weights_fingerprint="ffff" * 16)
     mpnet = hnsw("a02", model=other)
