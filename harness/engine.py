@@ -452,7 +452,10 @@ class Engine:
 
     def _vector_details(self, cell: Cell) -> Mapping[str, Any]:
         folder = cell.data_folder if cell.job.dataset.modality == "vectors" else cache.find("vectors", cell.recipe)
-        return json.loads((folder / "vectors.json").read_text()) if folder else {}
+        with suppress(OSError, ValueError):  # damaged: set aside and made again when a search cell needs them
+            found = json.loads((folder / "vectors.json").read_text()) if folder else {}
+            return found if isinstance(found, dict) else {}
+        return {}
 
     def _caveats(self, cell: Cell, data: Data, details: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return what a reader of this cell must know whatever was measured."""

@@ -309,7 +309,7 @@ class _Cells:
             self.truths[cell.key] = {
                 f"{cell.recipe} {name}": seconds
                 for (name, below), seconds in _truth_seconds(job, len(data.corpus), len(data.queries)).items()
-                if vectors is None or cache.find("truth", key_of(vectors, k=max(TRUTH_K, *job.k), metric=job.metric, below=below)) is None
+                if vectors is None or not _found(vectors, job, below)
             }
         return self._search[about]
 
@@ -373,6 +373,15 @@ def _truth_seconds(job: Job, rows: int, queries: int) -> dict[tuple[str, int | N
         (f"{job.metric} {k} {share}", parts_of(share)): whole * (1.0 if share is None else share)
         for share in dict.fromkeys((None, *job.filter))
     }
+
+
+def _found(vectors: Path, job: Job, below: int | None) -> bool:
+    """Say whether some ground truth of these vectors is in the cache already."""
+    try:
+        key = key_of(vectors, k=max(TRUTH_K, *job.k), metric=job.metric, below=below)
+    except (OSError, ValueError, LookupError, TypeError):  # damaged: set aside and made again when they are needed
+        return False
+    return cache.find("truth", key) is not None
 
 
 def _embed_seconds(job: Job, seconds_per_item: float) -> float:

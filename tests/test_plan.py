@@ -185,6 +185,18 @@ def test_the_estimate_has_each_ground_truth_once_for_all_indexes_until_it_is_the
     assert first.seconds - planned().seconds == pytest.approx(whole)
 
 
+@pytest.mark.parametrize("left", ["", "{", "[]", "{}"])
+def test_vectors_that_were_damaged_keep_nobody_from_planning_nor_an_embed_cell_from_its_record(plan, left, monkeypatch):
+    recipe = plan().jobs[0].search.recipe
+    folder = cache.get("vectors", f"{recipe}", lambda folder: (folder / "vectors.json").write_text(left))
+    (folder / "vectors.json").write_text(left)
+    damaged = plan()
+    assert damaged.truths[damaged.jobs[0].search.key], "it has to be made"
+    with Engine(damaged, Progress(0.0, Console(file=io.StringIO()))) as running:
+        record = running._record(damaged.jobs[0].embed, "failed", "for want of an hour", now(), 0.0, None)
+    assert record.data["vectors_made_by"] is None
+
+
 def test_a_budget_shrinks_the_corpus_and_says_so(plan):
     slow = ["dataset.corpus=5000", "dataset.queries=50"]
     free = plan(*slow)
