@@ -101,8 +101,8 @@ def record(kind: Any, named: str, dataset: str, key: str, **changes: Any) -> Rec
         "error": None,
         "settings": settings,
         "labels": labels,
-        "data": DATASETS.get(dataset, {}),
-        "model": MODELS.get(named, {}),
+        "data": dict(DATASETS.get(dataset, {})),  # a copy: what a test does to its record stays there
+        "model": dict(MODELS.get(named, {})),
         "environment": ENVIRONMENT,
         "metrics": {},
         "started_at": f"2026-11-02T10:{int(key[-2:]):02d}:00.000000Z",
