@@ -150,13 +150,13 @@ class RayData:
             "seconds": 0.0,
         }
         if missing:
-            made_with = _made_with(work)
+            weights = work.weights()
             work.release()
             began = ended = 0.0
             hosts = set()
             with self._cluster(kind, threads, work.dim) as ray:
                 about["ray"] = str(ray.__version__)
-                for made in self._made(ray, work, {number: runs[number] for number in missing}, kind, threads, made_with):
+                for made in self._made(ray, work, {number: runs[number] for number in missing}, kind, threads, weights):
                     stored.keep(made["shard"], made["body"])
                     ended = time.time()
                     began = min(began, made["began"]) if began else made["began"]
@@ -210,7 +210,7 @@ class RayData:
         return "a cluster on this machine" if self.address is None else f"the cluster at engine.address={self.address}"
 
     def _made(
-        self, ray: Any, work: CorpusWork, runs: Mapping[int, Sequence[int]], kind: str, threads: int, made_with: Mapping[str, str]
+        self, ray: Any, work: CorpusWork, runs: Mapping[int, Sequence[int]], kind: str, threads: int, weights: str
     ) -> Iterator[Mapping[str, Any]]:
         """Yield the shards as they are made, in any order."""
         import pyarrow as pa
@@ -228,7 +228,7 @@ class RayData:
             made = ray.data.from_arrow(blocks).map_batches(
                 _Worker,
                 # A worker sees its own GPU alone.
-                fn_constructor_args=(work.elsewhere("cuda:0" if kind == "cuda" else kind), made_with),
+                fn_constructor_args=(work.elsewhere("cuda:0" if kind == "cuda" else kind), _made_with(work, weights)),
                 batch_size=1,  # a row is a shard
                 batch_format="pyarrow",
                 compute=pool,
@@ -248,7 +248,7 @@ class _Worker:
     """One process of the pool: loads the model once, then turns shards of numbers into shards of vectors."""
 
     def __init__(self, work: CorpusWork, made_with: Mapping[str, str]) -> None:
-        here = _made_with(work)
+        here = _made_with(work, work.weights())
         unlike = sorted(name for name in {*here, *made_with} if here.get(name) != made_with.get(name))
         if unlike:
             named = ", ".join(unlike[:5]) + (" …" if len(unlike) > 5 else "")
@@ -271,9 +271,12 @@ class _Worker:
         return pa.table({**found, "body": pa.array(found["body"], pa.large_binary())})
 
 
-def _made_with(work: CorpusWork) -> dict[str, str]:
-    """Return what this process would make vectors with, loading the model: source of modules, versions of libraries, and the weights."""
-    return {**source_of(work.modules), **versions_used_by(work.modules), "the model's weights": work.weights()}
+def _made_with(work: CorpusWork, weights: str) -> dict[str, str]:
+    """Return what this process makes vectors with: the source of each module, the version of each library, and the weights.
+
+    To be asked once Ray has been imported, which brings some libraries along in versions of its own.
+    """
+    return {**source_of(work.modules), **versions_used_by(work.modules), "the model's weights": weights}
 
 
 @contextmanager

