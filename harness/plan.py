@@ -314,7 +314,7 @@ class _Cells:
         return self._search[about]
 
     def _seconds_per_item(self, cell: Cell) -> float:
-        return _seconds_per_item(cell.job, self._speed, place_of(cell.job, cell.weights)[0])
+        return seconds_per_item(cell.job, self._speed, place_of(cell.job, cell.weights)[0])
 
 
 def _documents_of(job: Job, rows: int) -> str:
@@ -359,7 +359,8 @@ def _speeds(records: Iterable[Record]) -> dict[tuple[str, str], float]:
     return found
 
 
-def _seconds_per_item(job: Job, speed: dict[tuple[str, str], float], device: str) -> float:
+def seconds_per_item(job: Job, speed: dict[tuple[str, str], float], device: str) -> float:
+    """Estimate what an item takes, from what has been measured of this model on this device, or from the model's operations."""
     measured = speed.get((job.choices["model"], device))
     rate = _GFLOP_PER_S_PER_CORE * job.threads if job.device == "cpu" else _ACCELERATOR_GFLOP_PER_S
     return measured if measured is not None else job.model.gflop_per_item / rate
@@ -478,7 +479,7 @@ def _within_budget(jobs: list[Job]) -> tuple[list[Job], float | None, str | None
                 truths[f"{recipe} {rows} {name}"] = seconds
             if job.dataset.modality == "vectors":  # there is nothing to embed
                 continue
-            item = _seconds_per_item(job, {}, job.device)
+            item = seconds_per_item(job, {}, job.device)
             vectors.setdefault(f"{recipe} {rows}", (rows + job.dataset.queries) * item)  # made for the first job that needs them
             for size in batch_sizes(job, rows):  # of a curve all that may be needed
                 cells[f"{embed} {rows} {size}"] = _embed_seconds(replace(job, batch_size=size), item)

@@ -29,7 +29,7 @@ from harness.corpus import CANONICAL_BATCH, Corpus
 from harness.data import open_data
 from harness.engine import _BESIDE
 from harness.errors import HarnessError, SettingsError
-from harness.plan import make_plan
+from harness.plan import make_plan, seconds_per_item
 from harness.progress import Progress, console
 from harness.records import SCHEMA_VERSION, Measured, Record, now, write
 from harness.replicate import Replicate
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 TASK = "harness.corpus_cell:measure"
 ASKED = ("model", "backend", "dtype", "attention", "compile", "weights", "data", "device", "interop_threads", "exclusive")
 """Settings of the embed cell that count here, too; ``exclusive`` is among them only where it is not true."""
+_START_S = 20.0
+"""Starting the workers, each with its model, as a first guess of the time left."""
 SHARDS_EACH = 8
 """Shards for each of the most workers, at least: at the end workers wait for the one with the last shard, half a shard on average."""
 
@@ -148,7 +150,9 @@ def _measure(found: dict[int, list[Mapping[str, Any]]], cell: Cell, node: Mappin
     order, shuffle = list(found), random.Random(job.seed)
     engine = {**node, "threads": settings["threads_each"], "shard_items": settings["shard_items"]}
     spec = {**embed_spec(cell), "weights": asdict(job.model.fetch(cell.weights)), "items": settings["items"]}
-    with Progress(0.0, console())() as progress, workspace() as folder:
+    alone_s = settings["items"] * seconds_per_item(job, {}, job.device) * job.threads / settings["threads_each"]
+    takes_s = {count: _START_S + alone_s / count for count in order}  # a guess
+    with Progress(settings["repeats"] * sum(takes_s.values()), console())() as progress, workspace() as folder:
 
         def waiting() -> None:
             progress.start("waiting for another run on this machine", 0.0)
@@ -160,7 +164,7 @@ def _measure(found: dict[int, list[Mapping[str, Any]]], cell: Cell, node: Mappin
             for _ in range(settings["repeats"]):
                 shuffle.shuffle(order)
                 for count in order:
-                    progress.start(f"{settings['items']} documents with {count} worker{'s' * (count > 1)}", 0.0)
+                    progress.start(f"{settings['items']} documents with {count} worker{'s' * (count > 1)}", takes_s[count])
                     own = folder / f"{len(found[count])}-{count}"
                     own.mkdir()
                     told = {**spec, "engine": {**engine, "workers": count}}
