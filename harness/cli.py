@@ -7,7 +7,6 @@ failed, 2 a mistake in what was asked, 130 interrupted, 143 terminated.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from harness import __version__
+from harness import __version__, interrupts
 from harness.errors import DataError, HarnessError, SettingsError
 
 _EPILOG = """
@@ -55,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        if arguments and (arguments[0] in COMMANDS or arguments[0] in ("-h", "--help")):
-            return _command(arguments)
-        return _measure(arguments)
+        return _obey(arguments)
     except SettingsError as error:
         _complain(error.violations)
         return 2
@@ -73,6 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
         return 141
+
+
+def _obey(arguments: list[str]) -> int:
+    try:
+        if arguments and (arguments[0] in COMMANDS or arguments[0] in ("-h", "--help")):
+            return _command(arguments)
+        return _measure(arguments)
+    except Exception:
+        interrupts.raise_again()
+        raise
 
 
 def _command(arguments: list[str]) -> int:
@@ -121,13 +128,8 @@ def _measure(arguments: Sequence[str]) -> int:
         return _hydra_only(arguments, flags)
     from harness.session import run_command
 
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     return run_command(overrides, multirun=multirun, config_dirs=folders)
-
-
-def _terminate(*_: object) -> None:
-    """End as on Ctrl-C when asked to terminate: measuring processes and working folders are cleared away."""
-    raise SystemExit(143)
 
 
 def _hydra_only(arguments: Sequence[str], flags: Sequence[str]) -> int:
@@ -222,7 +224,7 @@ def choose(
         k=k,
     )
     if verify:  # which measures
-        signal.signal(signal.SIGTERM, _terminate)
+        interrupts.listen()
     raise typer.Exit(run(folder, asked, verify=verify, config_dirs=config_dir or []))
 
 
@@ -251,7 +253,7 @@ def scaling(
     overrides, multirun, folders, flags = _split(context.args)
     if flags or multirun:
         raise SettingsError(f"{(flags or ['-m'])[0]} is not an option of scaling")
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     run(overrides, workers=workers, repeats=repeats, items=items, config_dirs=folders)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 
-from harness import cache, devices, fingerprint, machine_lock, summary, truth
+from harness import cache, devices, fingerprint, interrupts, machine_lock, summary, truth
 from harness.cells import TRUTH_K, Cell, embed_spec, environment, search_spec
 from harness.data import open_data
 from harness.disturbance import NOTABLE, OtherWork
@@ -177,6 +177,7 @@ class Engine:
             except HarnessError as error:
                 status, reason = "failed", str(error)
             except Exception as error:
+                interrupts.raise_again()
                 log.exception("%s", cell.title)  # a bug, ours or a plug-in's: the sweep goes on, and the record says what it was
                 status, reason = "failed", f"{type(error).__name__}: {error}"
             record = self._record(cell, status, reason, started_at, time.monotonic() - began, found)

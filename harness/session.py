@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
-from harness import knee
+from harness import interrupts, knee
 from harness.engine import Engine, clear_away
 from harness.errors import HarnessError
 from harness.plan import Plan, Planned, job_manifests, make_plan, plan_job, write_job_manifest, write_manifest
@@ -102,10 +103,13 @@ class _Jobs:
         """The jobs that were done in this process with the plan's engine."""
         self.stopped: HarnessError | None = None
         """What ended the run; the jobs after it are passed over, because Hydra would answer an exception with a traceback."""
+        self.held: interrupts.Held | None = None
+        """What keeps interrupts back while Hydra works, if anything does."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a process elsewhere needs."""
-        return {**self.__dict__, "_engine": None, "_planned": {}, "here": set(), "stopped": None, "import_path": list(sys.path)}
+        ours: dict[str, Any] = {"_engine": None, "_planned": {}, "here": set(), "stopped": None, "held": None}
+        return {**self.__dict__, **ours, "import_path": list(sys.path)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in a process elsewhere, and look for plug-ins there as here: the current directory last, see `harness.__main__`."""
@@ -116,6 +120,10 @@ class _Jobs:
         """Measure what the present job lacks."""
         if self.stopped is not None:
             return
+        with self.held.through() if self.held is not None else nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         wanted = list(HydraConfig.get().overrides.task)
         engine, planned = self._engine, self._planned.get(_sorted(wanted))
         if planned is None and len(self._planned) == 1:  # what Hydra was given word for word
@@ -199,10 +207,12 @@ def _through_hydra(jobs: _Jobs, overrides: Sequence[str], *, multirun: bool, con
     before = sys.argv
     sys.argv = ["harness", *(["-m"] if multirun else []), *overrides, *search_path(config_dirs)]
     try:
-        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(jobs)()
+        with interrupts.held() as jobs.held:
+            hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(jobs)()
     except SystemExit as ended:
         if ended.code != 1:  # that is how Hydra ends when a job or a launcher raises, having said what
             raise
+        interrupts.raise_again()
         log.error("Hydra ended with the error above; what has been measured is kept")  # noqa: TRY400 - whose traceback it has printed
     finally:
         sys.argv = before

@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import devices
+from harness import devices, interrupts
 from harness.build import build
 from harness.errors import DataError, SettingsError, UnsupportedError
 from harness.fingerprint import usable_cores
@@ -380,7 +380,8 @@ def search_path(config_dirs: Sequence[str]) -> list[str]:
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
     try:
-        return compose("config", overrides=list(overrides), return_hydra_config=True)
+        with interrupts.held():
+            return compose("config", overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SettingsError(_plainly(error, overrides)) from error
 

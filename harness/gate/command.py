@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from harness import fingerprint
+from harness import fingerprint, interrupts
 from harness.errors import SettingsError
 from harness.gate.decide import LOOKS
 from harness.gate.outcome import Case, Decision, Outcome
@@ -67,7 +66,7 @@ def gate_command(options: Options) -> int:
     from harness.gate.artefacts import print_outcome, write_artefacts
 
     _check(options)
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     if options.self_test is not None:
         from harness.gate.selftest import self_test
 
@@ -116,11 +115,6 @@ def _write_rounds(result: Result, folder: Path) -> Path:
     path = folder / "rounds.json"
     write_atomically(path, json.dumps(found, indent=0).encode())
     return path
-
-
-def _terminate(*_: object) -> None:
-    """End as on an error when asked to terminate, so that worktrees and processes are cleared away."""
-    raise SystemExit(143)
 
 
 def _check(options: Options) -> None:
