@@ -46,6 +46,8 @@ _POLL_S = 0.25
 _KEPT = 8
 """Replicates whose servers stay for the next cell: each holds the imported libraries, about half a gigabyte. Others start anew."""
 
+_ON_ACCELERATORS = {"torch", "pynvml"}
+
 _BESIDE: Mapping[Any, str] = {
     "device": "Measured with exclusive=device: cells on other devices of this machine may have been timed at the same time, which share "
     "its processors and memory.",
@@ -516,10 +518,17 @@ def _remove_stale_locks(records: Path) -> None:
 
 
 def _preload(plan: Plan) -> list[str]:
-    """Return what the measuring processes import before they are forked: the libraries that the missing cells' plug-ins import."""
+    """Return what the measuring processes import before they are forked: the libraries of the missing cells' plug-ins, and our own.
+
+    We ourselves need those of `_ON_ACCELERATORS` nowhere else, and they take seconds.
+    """
     groups = {"embed": ("model",), "search": ("model", "store", "index")}
     nodes = [cell.job.nodes[group] for cell in plan.missing for group in groups[cell.kind]]
-    return fingerprint.packages_imported_by({str(node["_target_"]).rpartition(".")[0] for node in nodes} | {"harness.search_cell"})
+    theirs = fingerprint.packages_imported_by({str(node["_target_"]).rpartition(".")[0] for node in nodes})
+    ours = set(fingerprint.packages_imported_by({"harness.search_cell"}))
+    if all(cell.job.device == "cpu" for cell in plan.missing):
+        ours -= _ON_ACCELERATORS
+    return sorted(ours.union(theirs))
 
 
 def _outcome(folder: Path) -> summary.Outcome:

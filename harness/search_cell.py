@@ -553,14 +553,13 @@ def measure_memory(spec: Mapping[str, Any], folder: Path, report: Report) -> Non
     corpus: Vectors = np.load(source / "corpus.npy", mmap_mode="r")
     queries: Vectors = np.load(source / "queries.npy", mmap_mode="r")
     quantiser = Quantiser.of(corpus, spec["vector_type"])
-    rows, asked = quantiser.apart([corpus, queries], folder)
     filtered = any(share is not None for share in spec["filter"])
     with _released([store]):
         told = partial(report, "memory")
-        _load(store, folder / "index", rows, index, spec, told, quantiser, filtered, corpus.shape[1], spec["deadline_s"])
+        _load(store, folder / "index", corpus, index, spec, told, quantiser, filtered, corpus.shape[1], spec["deadline_s"])
         requests = _requests(len(queries), spec["nq"], random.Random(0))[:_WARM_UP]
         for share, params in product(spec["filter"], index.search_params()):
             one = Asked(max(spec["k"]), params, parts_of(share))
             for request in requests:
-                store.search(quantiser(asked[request]), one.k, one.params, **_below(one))
+                store.search(quantiser(queries[request]), one.k, one.params, **_below(one))
     (folder / "result.json").write_text(json.dumps({"peak_rss_bytes": peak_rss_bytes()}))

@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -153,6 +154,21 @@ def test_a_run_waits_while_another_measures_on_this_machine_and_does_not_count_t
     durations = [json.loads(path.read_text())["duration_s"] for path in tmp_path.glob("results/default/records/*.json")]
     assert len(durations) == 2
     assert sum(durations) < took - waited + 0.1
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "torch"),
+    [("hashed_words", "cpu", False), ("hashed_words", "cuda:0", True), ("minilm", "cpu", True)],
+)
+def test_torch_is_preloaded_for_models_that_use_it_and_for_accelerators(tmp_path, shared_cache, monkeypatch, model, device, torch):
+    monkeypatch.setenv("HARNESS_CACHE", str(shared_cache))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    plan = make_plan([f"model={model}", *QUICK[1:], f"results={tmp_path}"], multirun=False, config_dirs=[str(PLUGINS)])
+    cells = [replace(cell, job=replace(cell.job, device=device)) for cell in plan.cells]
+    found = engine._preload(SimpleNamespace(missing=cells))
+    assert ("torch" in found) == torch
+    assert ("sentence_transformers" in found) == (model == "minilm")
+    assert {"numpy", "psutil"} <= set(found)
 
 
 @pytest.fixture
