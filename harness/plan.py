@@ -96,6 +96,8 @@ class Plan:
     processes has one beginning."""
     corpus_share: float | None = None
     """The part of every corpus that fits the budget; None where no budget cuts any."""
+    by_hydra: bool = False
+    """Whether Hydra is to run the jobs, because a launcher, a sweeper or a setting of Hydra's is asked for."""
 
     def is_result(self, record: Record) -> bool:
         """Say whether a record answers what was asked: where a curve of batch sizes was asked for, its end by lack of memory does too."""
@@ -184,7 +186,8 @@ def make_plan(arguments: Sequence[str], *, multirun: bool, config_dirs: Sequence
     if wrong:
         raise SettingsError(list(wrong))
     jobs, share, note = _within_budget(jobs)
-    return _planned(jobs, alone=len(jobs) == 1, since=since, share=share, note=note)
+    plan = _planned(jobs, alone=len(jobs) == 1, since=since, share=share, note=note)
+    return replace(plan, by_hydra=composer.by_hydra)
 
 
 def plan_job(overrides: Sequence[str], *, since: str, corpus_share: float | None, config_dirs: Sequence[str] = ()) -> Plan:

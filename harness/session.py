@@ -1,15 +1,15 @@
-"""A run from its arguments to its reports: plan, measure each job through Hydra, report, exit code.
+"""A run from its arguments to its reports: plan, measure each job, report, exit code.
 
-A job runs in this process, or wherever one of Hydra's launchers puts it. There it makes its own plan, measures what is missing under
-the same locks, leaves records, and a manifest that tells this process which cells it stands for.
+Jobs are measured here one after the other, unless something of Hydra's is asked for: then Hydra runs them, wherever its launcher puts
+them. There a job makes its own plan, measures what is missing under the same locks, leaves records, and a manifest that tells this
+process which cells it stands for.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,7 @@ def run_and_report(overrides: Sequence[str], *, multirun: bool, config_dirs: Seq
 
 
 def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str] = ()) -> tuple[Plan, dict[str, Record]]:
-    """Run every job of a plan through Hydra.
+    """Measure what a plan lacks.
 
     Returns
     -------
@@ -78,81 +78,40 @@ def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs
     if not plan.missing and all(one.skip.key in plan.skips_on_record for one in plan.skipped):
         clear_away(plan.folder)
         return plan, {}
+    if plan.by_hydra:
+        _through_hydra(_Jobs(plan, config_dirs), overrides, multirun=multirun, config_dirs=config_dirs)
+        return _joined(plan)
+    return plan, _run(plan)
+
+
+def _run(plan: Plan) -> dict[str, Record]:
+    """Measure in this process what a plan lacks, and return the records."""
     with Progress(plan.seconds, console())() as progress, Engine(plan, progress) as engine:
-        jobs = _Jobs(plan, engine, config_dirs)
-        _through_hydra(jobs, overrides, multirun=multirun, config_dirs=config_dirs)
-        if jobs.stopped is None:
-            jobs.note(engine.catch_up)
-        if jobs.stopped is not None:
-            raise jobs.stopped
-    return _joined(plan, jobs, engine.records)
+        for one in plan.jobs:
+            engine.run(one)
+        engine.catch_up()
+        return engine.records
 
 
 class _Jobs:
-    """What Hydra calls for each job: in the process of the plan with its engine, in any other with a plan of the job's own.
+    """What Hydra calls for each job, here or in another process, to which a launcher sends it."""
 
-    A launcher sends it to other processes, where it arrives without plan and engine.
-    """
-
-    def __init__(self, plan: Plan, engine: Engine, config_dirs: Sequence[str]) -> None:
-        self._engine: Engine | None = engine
-        self._planned = {_sorted(one.job.overrides): one for one in plan.jobs}
+    def __init__(self, plan: Plan, config_dirs: Sequence[str]) -> None:
         self._folder, self._since, self._corpus_share = plan.folder.resolve(), plan.since, plan.corpus_share
         self._config_dirs = [str(Path(folder).resolve()) for folder in config_dirs]
-        self.here: set[tuple[str, ...]] = set()
-        """The jobs that were done in this process with the plan's engine."""
-        self.stopped: HarnessError | None = None
-        """What ended the run; the jobs after it are passed over, because Hydra would answer an exception with a traceback."""
-        self.held: interrupts.Held | None = None
-        """What keeps interrupts back while Hydra works, if anything does."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a process elsewhere needs."""
-        ours: dict[str, Any] = {"_engine": None, "_planned": {}, "here": set(), "stopped": None, "held": None}
-        return {**self.__dict__, **ours, "import_path": list(sys.path)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Arrive in a process elsewhere, and look for plug-ins there as here: the current directory last, see `harness.__main__`."""
-        sys.path[:] = state.pop("import_path")
-        self.__dict__.update(state)
+        self._import_path = list(sys.path)
 
     def __call__(self, _: DictConfig) -> None:
-        """Measure what the present job lacks."""
-        if self.stopped is not None:
-            return
-        with self.held.through() if self.held is not None else nullcontext():
-            self._run()
-
-    def _run(self) -> None:
+        """Measure what the present job lacks, and leave word of it."""
+        sys.path[:] = self._import_path  # plug-ins are looked for as where the plan was made: the current directory last
         wanted = list(HydraConfig.get().overrides.task)
-        engine, planned = self._engine, self._planned.get(_sorted(wanted))
-        if planned is None and len(self._planned) == 1:  # what Hydra was given word for word
-            planned = next(iter(self._planned.values()))
-        if engine is None or planned is None:
-            self._by_itself(wanted)
-            return
-        self.here.add(_sorted(planned.job.overrides))
-        self.note(lambda: engine.run(planned))
-
-    def note(self, work: Callable[[], None]) -> None:
-        """Do some work and keep what stops it."""
-        try:
-            work()
-        except HarnessError as error:
-            self.stopped = error
-
-    def _by_itself(self, wanted: Sequence[str]) -> None:
-        """Measure a job in a process that has not planned it, and leave word of it."""
         plan: Plan | None = None
         records: Mapping[str, Record] = {}
         stopped = None
         try:
             plan = plan_job(wanted, since=self._since, corpus_share=self._corpus_share, config_dirs=self._config_dirs)
-            with Progress(plan.seconds, console())() as progress, Engine(plan, progress) as engine:
-                records = engine.records
-                engine.run(plan.jobs[0])
-                engine.catch_up()
-        except HarnessError as error:
+            records = _run(plan)
+        except HarnessError as error:  # to which Hydra would answer with a traceback
             stopped = str(error)
         write_job_manifest(
             self._folder,
@@ -172,16 +131,16 @@ class Forget(Callback):
         job_return.cfg = job_return.hydra_cfg = None
 
 
-def _joined(plan: Plan, jobs: _Jobs, made: dict[str, Record]) -> tuple[Plan, dict[str, Record]]:
-    """Return the plan and the records with what was done in other processes, whose manifests name the cells."""
-    if {_sorted(one.job.overrides) for one in plan.jobs} <= jobs.here:
-        return plan, made
-    elsewhere = {tuple(body["overrides"]): body for body in job_manifests(plan.folder, plan.since)}
+def _joined(plan: Plan) -> tuple[Plan, dict[str, Record]]:
+    """Return the plan and the records with what was done under Hydra, where the jobs' manifests name the cells."""
+    done = {tuple(body["overrides"]): body for body in job_manifests(plan.folder, plan.since)}
     joined = []
     for one in plan.jobs:
         named = _sorted(one.job.overrides)
-        body = elsewhere.get(named)
-        if named not in jobs.here and body is not None:
+        body = done.get(named)
+        if body is None and len(plan.jobs) == len(done) == 1:  # what Hydra was given word for word
+            (body,) = done.values()
+        if body is not None:
             if body["stopped"] is not None:
                 log.error("%s: %s", " ".join(named), body["stopped"])
             *curve, search = body["cells"] or [None]
@@ -192,9 +151,9 @@ def _joined(plan: Plan, jobs: _Jobs, made: dict[str, Record]) -> tuple[Plan, dic
                 search=replace(one.search, key=search) if search else one.search,
             )
         joined.append(one)
-    named_there = {key for body in elsewhere.values() for key in body["cells"]}
+    named_there = {key for body in done.values() for key in body["cells"]}
     stored = newest(record for record in read_all(plan.folder) if record.key in named_there or record.started_at >= plan.since)
-    return replace(plan, jobs=tuple(joined)), {record.key: record for record in stored} | made
+    return replace(plan, jobs=tuple(joined)), {record.key: record for record in stored}
 
 
 def _sorted(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -203,12 +162,11 @@ def _sorted(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def _through_hydra(jobs: _Jobs, overrides: Sequence[str], *, multirun: bool, config_dirs: Sequence[str]) -> None:
-    """Hand the jobs to Hydra, so that its sweepers and launchers work; it reads the arguments of the process."""
+    """Hand the jobs to Hydra, which reads the arguments of the process."""
     before = sys.argv
     sys.argv = ["harness", *(["-m"] if multirun else []), *overrides, *search_path(config_dirs)]
     try:
-        with interrupts.held() as jobs.held:
-            hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(jobs)()
+        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(jobs)()
     except SystemExit as ended:
         if ended.code != 1:  # that is how Hydra ends when a job or a launcher raises, having said what
             raise

@@ -197,6 +197,8 @@ class Composer:
         self._known: dict[int, tuple[Mapping[str, Any], Any]] = {}
         self._jobs: dict[tuple[str, ...], Job | SettingsError] = {}
         self._first = _firsts(jobs, self._axes)
+        self.by_hydra = False
+        """Whether something is asked for that only Hydra itself can do: a launcher, a sweeper, a callback, any setting of its own."""
 
     def job(self, overrides: Sequence[str]) -> Job:
         """Return the checked job that some overrides describe.
@@ -281,6 +283,7 @@ class Composer:
     def _compose(self, overrides: tuple[str, ...]) -> _Composed:
         config = _compose([*overrides, *self._where])
         _same_keys(config)
+        self.by_hydra |= _of_hydra(config, overrides)
         choices = {group: str(option) for group, option in config.hydra.runtime.choices.items() if group in GROUPS}
         chosen = config
         if choices["dataset"] == "auto":
@@ -303,6 +306,13 @@ class Composer:
             self._built[same] = build(node, key=key)
         self._known[id(node)] = node, self._built[same]
         return self._built[same]
+
+
+def _of_hydra(config: DictConfig, overrides: Sequence[str]) -> bool:
+    """Say whether a job asks for something of Hydra's own."""
+    ours = config.hydra.runtime.choices
+    chosen = any(ours[f"hydra/{part}"] != "basic" for part in ("launcher", "sweeper")) or set(config.hydra.callbacks) != {"forget"}
+    return chosen or any(override.lstrip("+~").startswith(("hydra.", "hydra/")) for override in overrides)
 
 
 def _plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import pytest
 
 from harness import settings
 from harness.errors import SettingsError
-from harness.settings import Composer, compose_job, composing, expand
-from tests.conftest import PLUGINS
+from harness.settings import Composer, compose_job, composing, expand, with_sweep
+from tests.conftest import PLUGINS, QUICK
 
 AXES = {
     "scalars": ["batch_size=1,8", "dtype=fp32,bf16", "seed=range(0,3)"],
@@ -80,3 +80,33 @@ def test_each_combination_of_choices_is_composed_once(monkeypatch):
             composer.job(overrides)
     assert len(jobs) == 64
     assert len(composed) == 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "by_hydra"),
+    [
+        ([], False),
+        (["+sweep=smoke"], False),
+        (["hydra.sweep.dir=elsewhere"], True),
+        (["+hydra.job.env_set.MINE=1"], True),
+        (["hydra/launcher=basic"], True),
+        (["+sweep=theirs"], True),
+        (["+sweep=watched"], True),
+    ],
+)
+def test_hydra_runs_the_jobs_where_something_of_its_own_is_asked_for(tmp_path, asked, by_hydra):
+    begin = "# @package _global_\n# Mine.\n"
+    (tmp_path / "sweep").mkdir()
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not here")
+    (tmp_path / "sweep/theirs.yaml").write_text(f"{begin}defaults:\n  - override /hydra/launcher: joblib\n")
+    (tmp_path / "sweep/watched.yaml").write_text(
+        f"{begin}hydra:\n  callbacks:\n    mine:\n      _target_: hydra.experimental.callback.Callback\n"
+    )
+    folders = [str(tmp_path), str(PLUGINS)]
+    with composing(folders):
+        arguments, multirun = with_sweep([*QUICK, *asked], multirun=True, config_dirs=folders)
+        expanded = expand(arguments, multirun=multirun)
+        composer = Composer(expanded, config_dirs=folders)
+        for overrides in expanded:
+            composer.job(overrides)
+    assert composer.by_hydra == by_hydra

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -10,6 +9,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from harness import interrupts, session
 from harness.cli import main
 from harness.interrupts import held
+from harness.settings import compose_job, composing
 
 ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
 both = pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
@@ -72,41 +72,6 @@ def test_what_is_held_takes_the_place_of_an_error(number):
         work()
 
 
-@both
-@pytest.mark.parametrize("when", ["before", "inside", "after"])
-def test_what_is_let_through_does_not_wait(number, when):
-    reached = []
-
-    def comes(now):
-        if now == when:
-            signal.raise_signal(number)
-        reached.append(now)
-
-    def work():
-        with held() as one:
-            comes("before")
-            with one.through():
-                comes("inside")
-            comes("after")
-        reached.append("what follows")
-
-    with pytest.raises(ENDS[number]):
-        work()
-    assert reached == {"before": ["before"], "inside": ["before"], "after": ["before", "inside", "after"]}[when]
-
-
-def test_nothing_is_held_for_long(monkeypatch):
-    def work():
-        with held():
-            signal.raise_signal(signal.SIGINT)
-            time.sleep(60)
-            pytest.fail("held for good")
-
-    monkeypatch.setattr("harness.interrupts._LONGEST_S", 0.1)
-    with pytest.raises(KeyboardInterrupt):
-        work()
-
-
 def test_other_threads_hold_nothing():
     def elsewhere():
         with held():
@@ -137,40 +102,32 @@ def test_one_that_holds_inside_another_leaves_it_as_it_was():
     assert reached == ["held by the outer"]
 
 
-def half_set(number):
-    """Return what Hydra and OmegaConf do when an interrupt reaches them while they compose: a clean-up of theirs fails by itself."""
-
-    def load(*_, **__):
+@both
+def test_an_interrupt_while_hydra_composes_waits_until_it_has(monkeypatch, number):
+    def load(*given, **named):
         try:
             signal.raise_signal(number)
-        except BaseException:  # noqa: BLE001 - as a `finally` that raises
+        except BaseException:  # noqa: BLE001 - as one of OmegaConf's clean-ups, which fails on half-set state
             raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'") from None
-        return original(*_, **__)
+        return original(*given, **named)
 
-    original = ConfigLoaderImpl.load_sweep_config
-    return load
-
-
-class Jobs:
-    held = None
-
-    def __init__(self):
-        self.run = []
-
-    def __call__(self, _):
-        with self.held.through():
-            self.run.append(1)
+    original = ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", load)
+    with composing([]), pytest.raises(ENDS[number]):
+        compose_job([])
 
 
 @both
-def test_an_interrupt_while_hydra_composes_ends_the_run_before_the_next_job(monkeypatch, capfd, tmp_path, number):
+def test_an_error_of_hydras_that_took_the_place_of_an_interrupt_is_not_the_end(monkeypatch, capfd, tmp_path, number):
+    def interrupted(_):
+        with pytest.raises(ENDS[number]):
+            signal.raise_signal(number)
+        raise AttributeError("half-set")
+
     monkeypatch.chdir(tmp_path)
-    jobs = Jobs()
-    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", half_set(number))
     with pytest.raises(ENDS[number]):
-        session._through_hydra(jobs, ["batch_size=1,2"], multirun=True, config_dirs=())
-    assert jobs.run == []
-    assert "AttributeError" not in capfd.readouterr().err
+        session._through_hydra(interrupted, [f"results={tmp_path}"], multirun=False, config_dirs=())
+    capfd.readouterr()
 
 
 @both

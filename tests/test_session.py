@@ -188,6 +188,18 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was(tmp_path, shared_cache, h
     assert kept <= {path.name for path in folder.glob("records/*.json")}
 
 
+def test_a_setting_of_hydras_is_obeyed_and_the_jobs_are_the_same(swept, harness):
+    folder, _ = swept
+    before = sorted((folder / "results/default/records").iterdir())
+    assert not (folder / "results/default/hydra").exists()
+    hydras = ["hydra.sweep.dir=hydras", "hydra.sweep.subdir=job-${hydra.job.num}"]
+    done = harness("-m", *QUICK, "batch_size=8,16", "index=flat", *hydras, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "2 measured already, 1 to measure" in done.stderr
+    assert sorted(path.name for path in (folder / "hydras").glob("job-*")) == ["job-0", "job-1"]
+    assert len(set((folder / "results/default/records").glob("*.json")) - set(before)) == 1
+
+
 def test_runs_that_share_a_name_share_a_report(harness, tmp_path):
     assert harness(*QUICK, "name=both").returncode == 0
     assert harness(*QUICK, "name=both", "index=hnsw").returncode == 0

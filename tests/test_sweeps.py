@@ -125,7 +125,7 @@ def test_smoke_measures_all_it_asks_for(harness, tmp_path):
     assert "4 measured already, 0 to measure" in again.stderr
 
 
-def test_a_sweep_by_name_goes_through_hydra_with_what_the_command_line_says(harness, tmp_path):
+def test_a_sweep_by_name_is_run_with_what_the_command_line_says(harness, tmp_path):
     done = harness("+sweep=smoke", *QUICK, "batch_size=2,4", "processes=1", "dataset.corpus=60", "dataset.queries=12", "name=here")
     assert done.returncode == 0, done.stderr
     found = [json.loads(path.read_text()) for path in (tmp_path / "results/here/records").glob("*.json")]
