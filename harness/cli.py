@@ -77,8 +77,8 @@ def _obey(arguments: list[str]) -> int:
         if arguments and (arguments[0] in COMMANDS or arguments[0] in ("-h", "--help")):
             return _command(arguments)
         return _measure(arguments)
-    except Exception:
-        interrupts.raise_again()
+    except Exception as error:
+        interrupts.raise_again(error)
         raise
 
 

@@ -174,14 +174,13 @@ class Engine:
             status, reason, found = "ok", None, None
             try:
                 found = self._embed(cell) if cell.kind == "embed" else self._search(cell)
-            except CellError as error:
-                status, reason = error.status, str(error)
-            except HarnessError as error:
-                status, reason = "failed", str(error)
             except Exception as error:
-                interrupts.raise_again()
-                log.exception("%s", cell.title)  # a bug, ours or a plug-in's: the sweep goes on, and the record says what it was
-                status, reason = "failed", f"{type(error).__name__}: {error}"
+                interrupts.raise_again(error)
+                status = error.status if isinstance(error, CellError) else "failed"
+                reason = str(error)
+                if not isinstance(error, HarnessError):
+                    log.exception("%s", cell.title)  # a bug, ours or a plug-in's: the sweep goes on, and the record says what it was
+                    reason = f"{type(error).__name__}: {error}"
             record = self._record(cell, status, reason, started_at, time.monotonic() - began, found)
         self._write(record)
         if status == "oom" and cell.kind == "embed":

@@ -13,7 +13,6 @@ the data: where very many rows tie, candidates are settled early, which costs ti
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from harness.errors import DataError, UnsupportedError
 from harness.interfaces import Ids, Metric, Vectors, part_of
+from harness.memory import give_back
 from harness.metrics.similarity import Neighbours, Scores, norms, rounding_error, scale, scores_of_pairs
 
 BLOCK_BYTES = 16 * 2**20
@@ -185,15 +185,6 @@ def _blocks(
         yield ids, block, lengths
         del block, source
         give_back(corpus)
-
-
-def give_back(corpus: Vectors) -> None:
-    """Tell the system that the pages of a memory-mapped file are not needed for now, so that they do not pile up in this process."""
-    base: object = corpus
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap) and not corpus.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)  # only where nothing can have been changed: a private copy's changes would be lost
 
 
 def _checked_norms(vectors: NDArray[np.float32], what: str, ids: Ids, metric: Metric) -> Scores:

@@ -1,7 +1,8 @@
 """Ctrl-C and the request to terminate: both end a run by an exception, so that what it began is cleared away.
 
 Python raises it at whatever instruction the signal finds. Hydra and OmegaConf do not stand that: a clean-up of theirs meets half-set
-state and fails by itself, and its error takes the place of the interrupt. While they compose, `held` keeps interrupts back.
+state and fails by itself, and its error takes the place of the interrupt. While they compose, `held` keeps interrupts back; whoever goes on
+after an error asks `raise_again` first whether it has taken the place of one.
 """
 
 from __future__ import annotations
@@ -12,47 +13,50 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_asked: int | None = None
+_holding = 0
+"""How many `held` are under way."""
+_came: int | None = None
+"""The signal that came meanwhile."""
 
 
 def listen() -> None:
-    """Raise on SIGTERM as on Ctrl-C, and remember which of them came; for the main thread of the command line."""
-    global _asked
-    _asked = None
-    signal.signal(signal.SIGTERM, _raise)
+    """Raise on SIGTERM as on Ctrl-C; for the main thread of the command line."""
+    signal.signal(signal.SIGTERM, _answer)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where whoever started us wants it ignored
-        signal.signal(signal.SIGINT, _raise)
+        signal.signal(signal.SIGINT, _answer)
 
 
-def _raise(number: int, _: FrameType | None) -> None:
-    global _asked
-    _asked = number
-    raise_again()
-
-
-def raise_again() -> None:
-    """Raise the interrupt that came since `listen`, if one did: an error of whatever it interrupted may have taken its place."""
-    if _asked == signal.SIGINT:
-        raise KeyboardInterrupt
-    if _asked is not None:
-        raise SystemExit(128 + _asked)
+def _answer(number: int, _: FrameType | None) -> None:
+    global _came
+    if _holding:
+        _came = number
+        return
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 @contextmanager
 def held() -> Iterator[None]:
     """Keep interrupts back until the body, which is to be short, has ended."""
+    global _holding, _came
     if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
         yield
         return
-    came: list[int] = []
-    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    answers = {number: answer for number, answer in found.items() if callable(answer)}
-    for number in answers:
-        signal.signal(number, lambda number, _: came.append(number))
+    _holding += 1
     try:
         yield
     finally:
-        for number, answer in answers.items():
-            signal.signal(number, answer)
-        if came:
-            signal.raise_signal(came[0])
+        _holding -= 1
+        if not _holding and _came is not None:
+            number, _came = _came, None
+            _answer(number, None)
+
+
+def raise_again(error: BaseException) -> None:
+    """Raise the interrupt whose place an error has taken, if it has: one that was raised while the interrupt was on its way."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        if isinstance(found, KeyboardInterrupt) or (isinstance(found, SystemExit) and found.code == 128 + signal.SIGTERM):
+            raise found
+        found = found.__context__

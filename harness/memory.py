@@ -1,13 +1,17 @@
-"""How much memory a process, or a process with all it has started, has held at most."""
+"""How much memory a process, or a process with all it has started, has held at most; and giving some back."""
 
 from __future__ import annotations
 
+import mmap
 import re
 import resource
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
+
+from harness.interfaces import Vectors
 
 
 def peak_rss_bytes() -> int:
@@ -42,3 +46,12 @@ def _high_water_mark(process: int | str) -> int | None:
         return None
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
+
+
+def give_back(vectors: Vectors) -> None:
+    """Tell the system that the pages of a memory-mapped file are not needed for now, so that they do not pile up in this process."""
+    base: object = vectors
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and not vectors.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)  # only where nothing can have been changed: a private copy's changes would be lost

@@ -11,6 +11,7 @@ seconds before the first search, and half a gigabyte that would hide what an ind
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.interfaces import Vectors, VectorType
+from harness.memory import give_back
 
 _ROWS_AT_ONCE = 8_192
+
+
+def _blocks(vectors: Vectors) -> Iterator[slice]:
+    return (slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(vectors), _ROWS_AT_ONCE))
 
 
 @dataclass(frozen=True)
@@ -35,20 +41,29 @@ class Quantiser:
         """Return the quantiser for a corpus, which may be memory-mapped; read once, and only where ranges are needed."""
         if vector_type != "int8":
             return cls(vector_type)
-        parts = [corpus[start : start + _ROWS_AT_ONCE] for start in range(0, len(corpus), _ROWS_AT_ONCE)]
-        return cls(vector_type, np.stack([np.min([p.min(axis=0) for p in parts], axis=0), np.max([p.max(axis=0) for p in parts], axis=0)]))
+        found = []
+        for block in _blocks(corpus):
+            found.append((corpus[block].min(axis=0), corpus[block].max(axis=0)))
+            give_back(corpus)
+        low, high = zip(*found, strict=True)
+        return cls(vector_type, np.stack([np.min(low, axis=0), np.max(high, axis=0)]))
 
     def __call__(self, vectors: Vectors) -> NDArray[Any]:
-        """Return the vectors as the store takes them, contiguous."""
-        if self.vector_type == "binary":
-            return np.packbits(np.asarray(vectors) > 0, axis=-1)
-        if self.ranges is None:
+        """Return the vectors as the store takes them, contiguous; of a memory-mapped file a block at a time is in memory."""
+        if self.vector_type not in ("int8", "binary"):
             return np.ascontiguousarray(vectors, dtype=np.float32)
+        rows, dim = vectors.shape
+        made = np.empty((rows, dim), np.int8) if self.vector_type == "int8" else np.empty((rows, -(-dim // 8)), np.uint8)
+        for block in _blocks(vectors):
+            made[block] = self._steps(vectors[block]) if self.vector_type == "int8" else np.packbits(vectors[block] > 0, axis=-1)
+            give_back(vectors)
+        return made
+
+    def _steps(self, vectors: Vectors) -> NDArray[Any]:
+        """Return in which of its dimension's 256 steps each value lies, from -128 on."""
+        assert self.ranges is not None
         low, high = self.ranges
         step = (high - low) / 255
         step[step == 0] = 1  # a dimension that is the same everywhere
-        made = np.empty(vectors.shape, np.int8)
-        for start in range(0, len(vectors), _ROWS_AT_ONCE):
-            block = slice(start, start + _ROWS_AT_ONCE)
-            made[block] = np.clip(np.floor((vectors[block] - low) / step), 0, 255) - 128
-        return made
+        steps: NDArray[Any] = np.clip(np.floor((vectors - low) / step), 0, 255) - 128
+        return steps

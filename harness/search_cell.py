@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 
 from harness.build import build
 from harness.churn_cell import Churn, Churned
-from harness.groundtruth import exact_neighbours, give_back
+from harness.groundtruth import exact_neighbours
 from harness.interfaces import PARTS, Changeable, Ids, Index, LocalServer, Ready, Store, Vectors
 from harness.load import Asked, Clients, Search, Traffic, highest_rate
-from harness.memory import peak_rss_bytes
+from harness.memory import give_back, peak_rss_bytes
 from harness.metrics.similarity import Neighbours
 from harness.quantise import Quantiser
 from harness.replicate import Report

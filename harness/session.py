@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,16 +82,26 @@ def measure(plan: Plan, overrides: Sequence[str], *, multirun: bool, config_dirs
     if plan.by_hydra:
         _through_hydra(_Jobs(plan, config_dirs), overrides, multirun=multirun, config_dirs=config_dirs)
         return _joined(plan)
-    return plan, _run(plan)
+    records, stopped = _run(plan)
+    if stopped is not None:
+        raise stopped
+    return plan, records
 
 
-def _run(plan: Plan) -> dict[str, Record]:
-    """Measure in this process what a plan lacks, and return the records."""
+def _run(plan: Plan) -> tuple[dict[str, Record], HarnessError | None]:
+    """Measure in this process what a plan lacks; returns the records and what ended the run early, if anything did."""
     with Progress(plan.seconds, console())() as progress, Engine(plan, progress) as engine:
-        for one in plan.jobs:
-            engine.run(one)
-        engine.catch_up()
-        return engine.records
+        everything: list[Callable[[], None]] = [*(partial(engine.run, one) for one in plan.jobs), engine.catch_up]
+        for work in everything:
+            try:
+                work()
+            except HarnessError as error:
+                interrupts.raise_again(error)
+                return engine.records, error
+            except Exception as error:
+                interrupts.raise_again(error)
+                log.exception("a job ended unexpectedly; the others go on")
+        return engine.records, None
 
 
 class _Jobs:
@@ -107,19 +118,23 @@ class _Jobs:
         wanted = list(HydraConfig.get().overrides.task)
         plan: Plan | None = None
         records: Mapping[str, Record] = {}
-        stopped = None
+        stopped: HarnessError | None = None
         try:
             plan = plan_job(wanted, since=self._since, corpus_share=self._corpus_share, config_dirs=self._config_dirs)
-            records = _run(plan)
+            records, stopped = _run(plan)
         except HarnessError as error:  # to which Hydra would answer with a traceback
-            stopped = str(error)
+            interrupts.raise_again(error)
+            stopped = error
+        except Exception as error:
+            interrupts.raise_again(error)
+            raise
         write_job_manifest(
             self._folder,
             _sorted(wanted),
             since=self._since,
             cells=[cell.key for cell in plan.cells_given({**plan.settled, **records})] if plan is not None else [],
             skipped=plan.jobs[0].job.unsupported if plan is not None else [],
-            stopped=stopped,
+            stopped=None if stopped is None else str(stopped),
         )
 
 
@@ -170,7 +185,7 @@ def _through_hydra(jobs: _Jobs, overrides: Sequence[str], *, multirun: bool, con
     except SystemExit as ended:
         if ended.code != 1:  # that is how Hydra ends when a job or a launcher raises, having said what
             raise
-        interrupts.raise_again()
+        interrupts.raise_again(ended)
         log.error("Hydra ended with the error above; what has been measured is kept")  # noqa: TRY400 - whose traceback it has printed
     finally:
         sys.argv = before

@@ -199,6 +199,7 @@ class Composer:
         self._first = _firsts(jobs, self._axes)
         self.by_hydra = False
         """Whether something is asked for that only Hydra itself can do: a launcher, a sweeper, a callback, any setting of its own."""
+        self._bare: dict[str, Any] | None = None
 
     def job(self, overrides: Sequence[str]) -> Job:
         """Return the checked job that some overrides describe.
@@ -272,7 +273,8 @@ class Composer:
     def _once(self, overrides: tuple[str, ...]) -> _Composed:
         if overrides not in self._composed:
             try:
-                self._composed[overrides] = self._compose(overrides)
+                with interrupts.held():
+                    self._composed[overrides] = self._compose(overrides)
             except SettingsError as error:
                 self._composed[overrides] = error
         found = self._composed[overrides]
@@ -283,7 +285,7 @@ class Composer:
     def _compose(self, overrides: tuple[str, ...]) -> _Composed:
         config = _compose([*overrides, *self._where])
         _same_keys(config)
-        self.by_hydra |= _of_hydra(config, overrides)
+        self.by_hydra |= self._of_hydra(config, overrides)
         choices = {group: str(option) for group, option in config.hydra.runtime.choices.items() if group in GROUPS}
         chosen = config
         if choices["dataset"] == "auto":
@@ -295,6 +297,16 @@ class Composer:
             choices["dataset"] = option
         plain = _plain(chosen)
         return _Composed(plain, choices, plain if chosen is config else _plain(config), plain != _plain(chosen, resolve=False))
+
+    def _of_hydra(self, config: DictConfig, overrides: Sequence[str]) -> bool:
+        """Say whether a job asks for something of Hydra's own: by an override, or in a file of the user's."""
+        if any(override.lstrip("+~").startswith(("hydra.", "hydra/")) for override in overrides):
+            return True
+        if not self._where:
+            return False
+        if self._bare is None:
+            self._bare = _hydras(_compose([]))
+        return _hydras(config) != self._bare
 
     def _build(self, node: Mapping[str, Any], *, key: str) -> Any:
         """Return what a node describes; equal nodes are built once, which they bear because building is free of work and of state."""
@@ -308,11 +320,14 @@ class Composer:
         return self._built[same]
 
 
-def _of_hydra(config: DictConfig, overrides: Sequence[str]) -> bool:
-    """Say whether a job asks for something of Hydra's own."""
-    ours = config.hydra.runtime.choices
-    chosen = any(ours[f"hydra/{part}"] != "basic" for part in ("launcher", "sweeper")) or set(config.hydra.callbacks) != {"forget"}
-    return chosen or any(override.lstrip("+~").startswith(("hydra.", "hydra/")) for override in overrides)
+def _hydras(config: DictConfig) -> dict[str, Any]:
+    """Return Hydra's own part of a configuration without what differs between jobs in any case, and what a sweep by name says for us."""
+    found: dict[str, Any] = OmegaConf.to_container(config.hydra, resolve=False)  # type: ignore[assignment]
+    for key in ("overrides", "runtime", "mode", "searchpath"):
+        found.pop(key)
+    found["sweeper"].pop("params")
+    found["job"].pop("override_dirname")
+    return found
 
 
 def _plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
@@ -367,7 +382,8 @@ def with_sweep(arguments: Sequence[str], *, multirun: bool, config_dirs: Sequenc
         return list(arguments), multirun
     if not named[0].startswith("+"):
         raise SettingsError(f"{named[0]}: write +{named[0]}; there are {', '.join(options('sweep', config_dirs))}")
-    config = _compose([*named, *search_path(config_dirs)])
+    with interrupts.held():
+        config = _compose([*named, *search_path(config_dirs)])
     multirun = multirun or str(config.hydra.mode).rpartition(".")[2] == "MULTIRUN"
     axes = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     return [*(axes if multirun else []), *arguments], multirun
@@ -390,8 +406,7 @@ def search_path(config_dirs: Sequence[str]) -> list[str]:
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
     try:
-        with interrupts.held():
-            return compose("config", overrides=list(overrides), return_hydra_config=True)
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SettingsError(_plainly(error, overrides)) from error
 

@@ -82,31 +82,47 @@ def test_each_combination_of_choices_is_composed_once(monkeypatch):
     assert len(composed) == 4
 
 
-@pytest.mark.parametrize(
-    ("asked", "by_hydra"),
-    [
-        ([], False),
-        (["+sweep=smoke"], False),
-        (["hydra.sweep.dir=elsewhere"], True),
-        (["+hydra.job.env_set.MINE=1"], True),
-        (["hydra/launcher=basic"], True),
-        (["+sweep=theirs"], True),
-        (["+sweep=watched"], True),
-    ],
-)
-def test_hydra_runs_the_jobs_where_something_of_its_own_is_asked_for(tmp_path, asked, by_hydra):
-    begin = "# @package _global_\n# Mine.\n"
-    (tmp_path / "sweep").mkdir()
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not here")
-    (tmp_path / "sweep/theirs.yaml").write_text(f"{begin}defaults:\n  - override /hydra/launcher: joblib\n")
-    (tmp_path / "sweep/watched.yaml").write_text(
-        f"{begin}hydra:\n  callbacks:\n    mine:\n      _target_: hydra.experimental.callback.Callback\n"
-    )
-    folders = [str(tmp_path), str(PLUGINS)]
+OF_HYDRAS = {
+    "theirs": "defaults:\n  - override /hydra/launcher: joblib\n",
+    "their_class": "hydra:\n  launcher:\n    _target_: mine.Launcher\n",
+    "watched": "hydra:\n  callbacks:\n    mine:\n      _target_: hydra.experimental.callback.Callback\n",
+    "variables": "hydra:\n  mode: MULTIRUN\n  job:\n    env_set:\n      MINE: '1'\n  sweeper:\n    params:\n      batch_size: 1,2\n",
+    "elsewhere": "hydra:\n  sweep:\n    dir: elsewhere\n",
+}
+
+
+def by_hydra(arguments, folders):
     with composing(folders):
-        arguments, multirun = with_sweep([*QUICK, *asked], multirun=True, config_dirs=folders)
+        arguments, multirun = with_sweep([*QUICK, *arguments], multirun=True, config_dirs=folders)
         expanded = expand(arguments, multirun=multirun)
         composer = Composer(expanded, config_dirs=folders)
         for overrides in expanded:
             composer.job(overrides)
-    assert composer.by_hydra == by_hydra
+    return composer.by_hydra
+
+
+@pytest.mark.parametrize("asked", ["hydra.sweep.dir=elsewhere", "+hydra.job.env_set.MINE=1", "hydra/launcher=basic", *OF_HYDRAS])
+def test_hydra_runs_the_jobs_where_something_of_its_own_is_asked_for(tmp_path, asked):
+    if asked == "theirs":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not here")
+    if asked in OF_HYDRAS:
+        (tmp_path / "sweep").mkdir()
+        (tmp_path / f"sweep/{asked}.yaml").write_text(f"# @package _global_\n# Mine.\n{OF_HYDRAS[asked]}")
+        asked = f"+sweep={asked}"
+    assert by_hydra([asked], [str(PLUGINS), str(tmp_path)])
+
+
+@pytest.mark.parametrize("sweep", [None, *(path.stem for path in (settings.CONF / "sweep").glob("*.yaml"))])
+def test_hydra_does_not_run_the_jobs_of_our_sweeps(sweep):
+    with composing([str(PLUGINS)]):
+        arguments, multirun = with_sweep([f"+sweep={sweep}"] if sweep else ["batch_size=1,2"], multirun=True, config_dirs=[str(PLUGINS)])
+        composer = Composer(config_dirs=[str(PLUGINS)])
+        composer.job(expand(arguments, multirun=multirun)[0])
+    assert not composer.by_hydra
+
+
+def test_a_sweep_of_the_users_own_that_only_names_axes_is_run_like_ours(tmp_path):
+    (tmp_path / "sweep").mkdir()
+    text = "# @package _global_\n# Mine.\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      batch_size: 1,2\n"
+    (tmp_path / "sweep/mine.yaml").write_text(text)
+    assert not by_hydra(["+sweep=mine"], [str(PLUGINS), str(tmp_path)])

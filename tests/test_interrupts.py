@@ -1,6 +1,8 @@
-"""Interrupts, sent for real: what is held waits, what is let through does not, and none turns into another error on its way."""
+"""Interrupts, sent for real: what is held waits, and none turns into another error on its way."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -8,8 +10,11 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from harness import interrupts, session
 from harness.cli import main
-from harness.interrupts import held
+from harness.errors import HarnessError
+from harness.interrupts import held, raise_again
+from harness.plan import make_plan
 from harness.settings import compose_job, composing
+from tests.conftest import PLUGINS, QUICK, own_environment
 
 ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
 both = pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
@@ -22,20 +27,21 @@ def _as_before():
     yield
     for number, answer in before.items():
         signal.signal(number, answer)
-    interrupts._asked = None
+
+
+def replaced(number, by=None):
+    """Be interrupted as OmegaConf is, whose clean-up meets half-set state and fails by itself."""
+    try:
+        signal.raise_signal(number)
+    finally:
+        raise by or AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
 
 
 @both
-def test_an_interrupt_is_raised_and_remembered(number):
-    with pytest.raises(ENDS[number]):
+def test_an_interrupt_is_raised(number):
+    with pytest.raises(ENDS[number]) as raised:
         signal.raise_signal(number)
-    with pytest.raises(ENDS[number]) as again:
-        interrupts.raise_again()
-    assert number == signal.SIGINT or again.value.code == 143
-
-
-def test_nothing_is_raised_again_where_nothing_came():
-    interrupts.raise_again()
+    assert number == signal.SIGINT or raised.value.code == 143
 
 
 def test_whoever_starts_us_may_want_ctrl_c_ignored():
@@ -72,6 +78,13 @@ def test_what_is_held_takes_the_place_of_an_error(number):
         work()
 
 
+def test_what_was_held_comes_once():
+    with pytest.raises(KeyboardInterrupt), held():
+        signal.raise_signal(signal.SIGINT)
+    with held():
+        pass
+
+
 def test_other_threads_hold_nothing():
     def elsewhere():
         with held():
@@ -103,43 +116,129 @@ def test_one_that_holds_inside_another_leaves_it_as_it_was():
 
 
 @both
+def test_an_interrupt_is_found_behind_the_errors_that_took_its_place(number):
+    with pytest.raises(AttributeError) as first:
+        replaced(number)
+
+    def translated():
+        try:
+            replaced(number)
+        except AttributeError as error:
+            raise HarnessError("cannot be read") from error
+
+    with pytest.raises(HarnessError) as second:
+        translated()
+    for error in (first.value, second.value):
+        with pytest.raises(ENDS[number]):
+            raise_again(error)
+
+
+def test_an_error_after_an_interrupt_that_was_answered_stays_an_error():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        rounds = "kept"
+
+    def write():
+        raise HarnessError(f"{rounds}, but the disk is full")
+
+    with pytest.raises(HarnessError) as afterwards:
+        write()
+    raise_again(afterwards.value)
+    one, other = ValueError(), ValueError()
+    one.__context__, other.__context__ = other, one
+    raise_again(one)
+
+
+def test_other_ways_to_exit_are_no_interrupts():
+    raise_again(SystemExit(1))
+
+
+@both
 def test_an_interrupt_while_hydra_composes_waits_until_it_has(monkeypatch, number):
     def load(*given, **named):
         try:
             signal.raise_signal(number)
-        except BaseException:  # noqa: BLE001 - as one of OmegaConf's clean-ups, which fails on half-set state
-            raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'") from None
+        except BaseException:  # noqa: BLE001 - as a clean-up of OmegaConf's
+            raise AttributeError("half-set") from None
+        reached.append("composed")
         return original(*given, **named)
 
+    reached = []
     original = ConfigLoaderImpl.load_configuration
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", load)
     with composing([]), pytest.raises(ENDS[number]):
         compose_job([])
+    assert reached
 
 
 @both
-def test_an_error_of_hydras_that_took_the_place_of_an_interrupt_is_not_the_end(monkeypatch, capfd, tmp_path, number):
-    def interrupted(_):
-        with pytest.raises(ENDS[number]):
-            signal.raise_signal(number)
-        raise AttributeError("half-set")
-
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ENDS[number]):
-        session._through_hydra(interrupted, [f"results={tmp_path}"], multirun=False, config_dirs=())
-    capfd.readouterr()
+def test_an_error_of_hydras_that_took_the_place_of_an_interrupt_is_not_the_end(tmp_path, number):
+    """In a process of its own, because Hydra switches the loggers off that are there."""
+    code = (
+        "from harness import interrupts, session; from tests.test_interrupts import replaced; interrupts.listen(); "
+        f"session._through_hydra(lambda _: replaced({int(number)}), ['results={tmp_path}'], multirun=False, config_dirs=())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=own_environment(tmp_path)
+    )
+    assert ended.returncode == {signal.SIGINT: -2, signal.SIGTERM: 143}[number], ended.stderr
 
 
 @both
-def test_an_error_that_took_the_place_of_an_interrupt_is_not_what_is_told(monkeypatch, number):
-    def interrupted(*_):
-        with pytest.raises(ENDS[number]):
-            signal.raise_signal(number)
-        raise AttributeError("half-set")
-
-    monkeypatch.setattr("harness.cli._measure", interrupted)
+@pytest.mark.parametrize("error", [AttributeError("half-set"), HarnessError("not to be had")], ids=["unexpected", "ours"])
+def test_an_error_that_took_the_place_of_an_interrupt_is_not_what_is_told(monkeypatch, capfd, number, error):
+    monkeypatch.setattr("harness.cli._measure", lambda _: replaced(number, error))
     if number == signal.SIGINT:
         assert main(["model=minilm"]) == 130
     else:
         with pytest.raises(SystemExit, match="143"):
             main(["model=minilm"])
+    assert str(error) not in capfd.readouterr().err
+
+
+@pytest.fixture
+def plan(tmp_path, shared_cache, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(shared_cache))
+    return make_plan([*QUICK, "batch_size=1,2,4", f"results={tmp_path}"], multirun=True, config_dirs=[str(PLUGINS)])
+
+
+@both
+@pytest.mark.parametrize("error", [AttributeError("half-set"), HarnessError("not to be had")], ids=["unexpected", "ours"])
+def test_a_sweep_does_not_go_on_after_an_interrupt_whose_place_an_error_took(plan, monkeypatch, number, error):
+    monkeypatch.setattr("harness.engine.Engine.run", lambda *_: replaced(number, error))
+    with pytest.raises(ENDS[number]):
+        session._run(plan)
+
+
+@both
+def test_a_cell_does_not_fail_by_an_interrupt_whose_place_an_error_took(plan, monkeypatch, number):
+    monkeypatch.setattr("harness.engine.Engine._embed", lambda *_: replaced(number))
+    with pytest.raises(ENDS[number]):
+        session._run(plan)
+    assert not list((plan.folder / "records").glob("*.json"))
+
+
+def test_a_job_that_ends_unexpectedly_does_not_keep_the_others_from_being_measured(plan, monkeypatch, caplog):
+    def run(_, one):
+        ran.append(one.job.batch_size)
+        if one.job.batch_size == 2:
+            raise ValueError("Out of range float values are not JSON compliant")
+
+    ran = []
+    monkeypatch.setattr("harness.engine.Engine.run", run)
+    assert session._run(plan) == ({}, None)
+    assert ran == [1, 2, 4]
+    assert "the others go on" in caplog.text
+
+
+def test_what_cannot_be_written_ends_the_sweep(plan, monkeypatch):
+    def run(_, one):
+        ran.append(one.job.batch_size)
+        raise HarnessError("the disk is full")
+
+    ran = []
+    monkeypatch.setattr("harness.engine.Engine.run", run)
+    with pytest.raises(HarnessError, match="the disk is full"):
+        session.measure(plan, [], multirun=True)
+    assert ran == [1]

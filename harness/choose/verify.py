@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import cache, machine_lock
+from harness import cache, interrupts, machine_lock
 from harness.cells import Cell, embed_spec, environment, search_spec
 from harness.choose.candidates import PERCENTILES, Candidate
 from harness.choose.require import between, written
@@ -54,6 +54,7 @@ def verified(folder: Path, candidates: Sequence[Candidate], *, config_dirs: Sequ
             record = _served(folder, one, config_dirs)
             arrays = samples(record, folder)
         except HarnessError as error:
+            interrupts.raise_again(error)
             failed = failed or error
             found.append(f"Not verified in a real loop: {one.name}.")
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
