@@ -22,7 +22,7 @@ _came: int | None = None
 def listen() -> None:
     """Raise on SIGTERM as on Ctrl-C; for the main thread of the command line."""
     signal.signal(signal.SIGTERM, _answer)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where whoever started us wants it ignored
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as where whoever started us wants it ignored
         signal.signal(signal.SIGINT, _answer)
 
 

@@ -44,6 +44,13 @@ def test_an_interrupt_is_raised(number):
     assert number == signal.SIGINT or raised.value.code == 143
 
 
+def test_a_library_may_have_taken_the_handler_away():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    interrupts.listen()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_whoever_starts_us_may_want_ctrl_c_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interrupts.listen()
