@@ -47,6 +47,7 @@ _KEPT = 8
 """Replicates whose servers stay for the next cell: each holds the imported libraries, about half a gigabyte. Others start anew."""
 
 _ON_ACCELERATORS = {"torch", "pynvml"}
+"""Libraries that the harness itself uses only where a device is not the CPU; importing them takes seconds."""
 
 _BESIDE: Mapping[Any, str] = {
     "device": "Measured with exclusive=device: cells on other devices of this machine may have been timed at the same time, which share "
@@ -517,10 +518,7 @@ def _remove_stale_locks(records: Path) -> None:
 
 
 def _preload(plan: Plan) -> list[str]:
-    """Return what the measuring processes import before they are forked: the libraries of the missing cells' plug-ins, and our own.
-
-    We ourselves need those of `_ON_ACCELERATORS` nowhere else, and they take seconds.
-    """
+    """Return what the measuring processes import before they are forked: the libraries of the missing cells' plug-ins, and our own."""
     groups = {"embed": ("model",), "search": ("model", "store", "index")}
     nodes = [cell.job.nodes[group] for cell in plan.missing for group in groups[cell.kind]]
     theirs = fingerprint.packages_imported_by({str(node["_target_"]).rpartition(".")[0] for node in nodes})
