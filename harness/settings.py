@@ -325,7 +325,7 @@ def _hydras(config: DictConfig) -> dict[str, Any]:
     found: dict[str, Any] = OmegaConf.to_container(config.hydra, resolve=False)  # type: ignore[assignment]
     for key in ("overrides", "runtime", "mode", "searchpath"):
         found.pop(key)
-    found["sweeper"].pop("params")
+    found["sweeper"].pop("params", None)  # which another sweeper need not have
     found["job"].pop("override_dirname")
     return found
 

@@ -85,6 +85,7 @@ def test_each_combination_of_choices_is_composed_once(monkeypatch):
 OF_HYDRAS = {
     "theirs": "defaults:\n  - override /hydra/launcher: joblib\n",
     "their_class": "hydra:\n  launcher:\n    _target_: mine.Launcher\n",
+    "their_sweeper": "defaults:\n  - override /hydra/sweeper: theirs\n",
     "watched": "hydra:\n  callbacks:\n    mine:\n      _target_: hydra.experimental.callback.Callback\n",
     "variables": "hydra:\n  mode: MULTIRUN\n  job:\n    env_set:\n      MINE: '1'\n  sweeper:\n    params:\n      batch_size: 1,2\n",
     "elsewhere": "hydra:\n  sweep:\n    dir: elsewhere\n",
@@ -107,6 +108,8 @@ def test_hydra_runs_the_jobs_where_something_of_its_own_is_asked_for(tmp_path, a
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not here")
     if asked in OF_HYDRAS:
         (tmp_path / "sweep").mkdir()
+        (tmp_path / "hydra/sweeper").mkdir(parents=True)
+        (tmp_path / "hydra/sweeper/theirs.yaml").write_text("_target_: mine.Sweeper\ntrials: 10\n")
         (tmp_path / f"sweep/{asked}.yaml").write_text(f"# @package _global_\n# Mine.\n{OF_HYDRAS[asked]}")
         asked = f"+sweep={asked}"
     assert by_hydra([asked], [str(PLUGINS), str(tmp_path)])
